@@ -1,0 +1,224 @@
+//! The composition root: the only place that knows which backends there are and puts the parts together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App as ActixApp, HttpServer};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Office;
+use crate::authenticate::Issuer;
+use crate::clock::Clock;
+use crate::config::{Config, HandlerKind, StoreUrl};
+use crate::deliver::{self, Worker};
+use crate::handler::{Accept, EventHandler};
+use crate::marketplace::{CallError, MarketplaceClient};
+use crate::receive::Door;
+use crate::store::memory::MemoryStore;
+use crate::store::sled::{OpenError, SledStore};
+use crate::store::{Durability, EventStore, StoreError};
+
+/// Name of the issuer's signing key among the store's secrets.
+const SIGNING_KEY: &str = "issuer.signing-key.1";
+/// How long a client may take to send a request's head.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Why Doorbell does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store, once open.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A marketplace's client.
+    #[error("marketplace {base_url}: {source}")]
+    Marketplace {
+        /// Which.
+        base_url: String,
+        /// Why.
+        source: CallError,
+    },
+    /// A listener.
+    #[error("{key} {address} cannot be listened on: {source}; stop what listens there, or set {key} to another address")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The system's randomness.
+    #[error("no signing key can be made: {0}")]
+    Randomness(#[from] getrandom::Error),
+}
+
+/// A running Doorbell.
+#[derive(Debug)]
+pub struct App {
+    /// Where the public listener is.
+    pub public: SocketAddr,
+    /// Where the private listener is.
+    pub admin: SocketAddr,
+    shutdown_timeout: Duration,
+    stop: CancellationToken,
+    servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
+    worker: JoinHandle<()>,
+}
+
+impl App {
+    /// Opens the store, binds both listeners and begins to work.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing is left running then.
+    pub async fn start(config: &Config, handler: Arc<dyn EventHandler>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let store = open_store(config).await?;
+        Self::start_on(config, store, handler, clock).await
+    }
+
+    /// As [`App::start`], on a store that is open.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing is left running then.
+    pub async fn start_on(
+        config: &Config,
+        store: Arc<dyn EventStore>,
+        handler: Arc<dyn EventHandler>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let worker = Arc::new(Worker::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            handler,
+            integrations(config, &clock)?,
+            &config.delivery,
+            config.handler.timeout,
+        ));
+        let door = Arc::new(open_door(config, &store, &clock).await?);
+        let office = Arc::new(Office::new(store, clock, config.admin.token.clone()));
+
+        let (public_server, public) = listen("server.listen", config.server.listen, config.server.shutdown_timeout, move |app| door.routes(app))?;
+        let (admin_server, admin) = listen("admin.listen", config.admin.listen, config.server.shutdown_timeout, move |app| office.routes(app))?;
+        let stop = CancellationToken::new();
+        let servers = [public_server, admin_server].map(|server| (server.handle(), tokio::spawn(server))).into();
+        Ok(Self {
+            public,
+            admin,
+            shutdown_timeout: config.server.shutdown_timeout,
+            worker: tokio::spawn(worker.run(stop.clone())),
+            stop,
+            servers,
+        })
+    }
+
+    /// Stops: takes nothing new, lets work in hand finish for `server.shutdown_timeout`, and lets go of the store.
+    ///
+    /// What does not finish in time is worked again at the next start.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+        for (handle, running) in self.servers {
+            handle.stop(true).await;
+            let _ = running.await;
+        }
+        if tokio::time::timeout_at(deadline, &mut self.worker).await.is_err() {
+            tracing::warn!("work in hand did not finish in time; it goes on at the next start");
+            self.worker.abort();
+            let _ = self.worker.await;
+        }
+    }
+}
+
+/// Opens the configured store.
+///
+/// # Errors
+/// If it cannot be opened; the error says what to do.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn EventStore>, OpenError> {
+    match &config.store.url {
+        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
+        StoreUrl::Sled(directory) => {
+            let (directory, require_durable) = (directory.clone(), config.store.require_durable);
+            let opened = tokio::task::spawn_blocking(move || SledStore::open(&directory, require_durable)).await;
+            let store = opened.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// The public listener's part on an open store.
+///
+/// # Errors
+/// If the signing key can be neither read nor kept.
+pub async fn open_door(
+    config: &Config,
+    store: &Arc<dyn EventStore>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Door, StartError> {
+    let key = store.secret(SIGNING_KEY, Issuer::fresh_key()?).await?;
+    Ok(Door::new(config, Arc::clone(store), Issuer::new(config, &key), Arc::clone(clock)))
+}
+
+/// The handler that is configured.
+#[must_use]
+pub fn configured_handler(config: &Config) -> Arc<dyn EventHandler> {
+    match config.handler.kind {
+        HandlerKind::Accept => Arc::new(Accept),
+    }
+}
+
+/// A client for each configured marketplace.
+///
+/// # Errors
+/// If one of them cannot be set up.
+pub fn integrations(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<deliver::Integration>, StartError> {
+    let integration = |configured: &crate::config::Integration| {
+        let marketplaces = configured.marketplaces.iter().map(|marketplace| {
+            MarketplaceClient::new(marketplace, Arc::clone(clock)).map_err(|source| StartError::Marketplace {
+                base_url: marketplace.base_url.to_string(),
+                source,
+            })
+        });
+        Ok(deliver::Integration { name: configured.name.clone(), marketplaces: marketplaces.collect::<Result<_, _>>()? })
+    };
+    config.integrations.iter().map(integration).collect()
+}
+
+/// Says what an operator should know about the store before relying on it.
+pub fn warn_of_durability(config: &Config, durability: Durability) {
+    let StoreUrl::Sled(directory) = &config.store.url else { return };
+    if durability == Durability::SyncedLog {
+        tracing::warn!(
+            directory = %directory.display(),
+            "the file system has no synchronous-write attributes, so loss of power may lose acknowledged events; put \
+             store.url on ext4, xfs or btrfs"
+        );
+    }
+}
+
+/// Binds a listener and makes a server of `routes` on it. It serves once it is polled.
+pub(crate) fn listen(
+    key: &'static str,
+    address: SocketAddr,
+    shutdown_timeout: Duration,
+    routes: impl Fn(&mut actix_web::web::ServiceConfig) + Send + Clone + 'static,
+) -> Result<(actix_web::dev::Server, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { key, address, source };
+    let server = HttpServer::new(move || ActixApp::new().configure(routes.clone()))
+        .workers(std::thread::available_parallelism().map_or(2, usize::from).min(8))
+        .client_request_timeout(REQUEST_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(shutdown_timeout.as_secs().max(1))
+        .disable_signals()
+        .bind(address)
+        .map_err(failed)?;
+    let bound = server.addrs().first().copied().unwrap_or(address);
+    Ok((server.run(), bound))
+}

@@ -1,0 +1,100 @@
+use std::sync::Arc;
+
+use clap::Args;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::health::is_ready;
+use super::{Failure, Output, Source, local_url};
+use crate::app::{integrations, open_store};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, StoreUrl};
+use crate::store::sled::OpenError;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// How to print the findings.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: String,
+    ok: bool,
+    detail: String,
+}
+
+impl Finding {
+    fn of(check: impl Into<String>, found: Result<String, String>) -> Self {
+        let ok = found.is_ok();
+        let (Ok(detail) | Err(detail)) = found;
+        Self { check: check.into(), ok, detail }
+    }
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = arguments.source.load()?;
+    let mut findings = vec![Finding::of("configuration", Ok(format!("{} integration(s)", config.integrations.len())))];
+    findings.push(Finding::of("store", check_store(&config).await));
+    findings.extend(check_marketplaces(&config).await);
+
+    match arguments.output {
+        Output::Table => {
+            let mut table = Table::new();
+            table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_header(["check", "", "detail"]);
+            for finding in &findings {
+                table.add_row([finding.check.as_str(), if finding.ok { "ok" } else { "FAILED" }, finding.detail.as_str()]);
+            }
+            println!("{table}");
+        }
+        Output::Json => println!("{}", serde_json::to_string_pretty(&findings).map_err(Failure::because)?),
+    }
+    if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Failure::Said) }
+}
+
+async fn check_store(config: &Config) -> Result<String, String> {
+    let place = match &config.store.url {
+        StoreUrl::Sled(directory) => directory.display().to_string(),
+        StoreUrl::Memory => "memory".to_owned(),
+    };
+    match open_store(config).await {
+        Ok(store) => {
+            store.ready().await.map_err(|error| error.to_string())?;
+            Ok(format!("{place}: {}", store.durability()))
+        }
+        Err(OpenError::Locked { .. }) => {
+            // The doorbell that has it open can say whether it is well.
+            let url = format!("{}/health/ready", local_url(config));
+            match is_ready(&url).await {
+                Ok(()) => Ok(format!("{place}: in use by the doorbell at {}, which is ready", config.server.listen)),
+                Err(_) => Err(format!("{place} is in use by a process that does not answer at {url}")),
+            }
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn check_marketplaces(config: &Config) -> Vec<Finding> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clients = match integrations(config, &clock) {
+        Ok(clients) => clients,
+        Err(error) => return vec![Finding::of("marketplaces", Err(error.to_string()))],
+    };
+    let mut findings = Vec::new();
+    for (integration, configured) in clients.iter().zip(&config.integrations) {
+        for (client, marketplace) in integration.marketplaces.iter().zip(&configured.marketplaces) {
+            let found = client.check().await;
+            let detail = found
+                .map(|()| format!("token issued by {}", marketplace.token_url()))
+                .map_err(|error| format!("{error} ({})", marketplace.token_url()));
+            findings.push(Finding::of(format!("{}: {}", integration.name, client.base_url()), detail));
+        }
+    }
+    findings
+}

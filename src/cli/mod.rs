@@ -1,0 +1,170 @@
+//! The command line.
+
+mod check;
+#[cfg(feature = "sandbox")]
+mod dev;
+mod health;
+#[cfg(feature = "sandbox")]
+mod sandbox;
+mod serve;
+mod token;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError};
+use crate::handler::EventHandler;
+
+/// Exit code for a command that could not do what it was asked.
+const FAILED: u8 = 1;
+/// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Receives AppDirect marketplace events: authenticated, durable, run once, reported back.
+#[derive(Debug, Parser)]
+#[command(name = "doorbell", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run receiver and sandbox marketplace in one process, with nothing to configure.
+    #[cfg(feature = "sandbox")]
+    #[command(after_help = "Example:\n  doorbell dev\n  curl -X POST http://127.0.0.1:8090/simulate/subscription-order\n\n\
+        Configuration files are not read; DOORBELL__… variables are.")]
+    Dev(dev::Arguments),
+    /// Run the receiver.
+    #[command(after_help = "Example:\n  doorbell serve --config config/doorbell.toml")]
+    Serve(Source),
+    /// Run the sandbox marketplace alone, pointed at the receiver at server.public_url.
+    #[cfg(feature = "sandbox")]
+    #[command(after_help = "Example:\n  doorbell serve &\n  doorbell sandbox\n  curl -X POST http://127.0.0.1:8090/simulate/ping")]
+    Sandbox(Source),
+    /// Check configuration, store, and each marketplace's token endpoint.
+    #[command(after_help = "Example:\n  doorbell check --config config/doorbell.toml\n\nExit code 0 only if all of it holds.")]
+    Check(check::Arguments),
+    /// Print a bearer token that a marketplace could use, from the running receiver.
+    #[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(doorbell token)\" \\\n    \
+        'http://127.0.0.1:8080/notifications/create?eventUrl=…'")]
+    Token(token::Arguments),
+    /// Exit with 0 if the receiver is ready: a container's HEALTHCHECK.
+    #[command(after_help = "Example:\n  doorbell health --url http://127.0.0.1:8080/health/ready")]
+    Health(health::Arguments),
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+struct Source {
+    /// Configuration file [default: $DOORBELL_CONFIG, else config/doorbell.toml if it is there].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, Failure> {
+        Ok(Config::load(self.config.as_deref())?)
+    }
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Why a command ends with an exit code other than 0.
+#[derive(Debug)]
+enum Failure {
+    Configuration(ConfigError),
+    Command(String),
+    /// What there was to say has been printed.
+    Said,
+}
+
+impl Failure {
+    fn because(reason: impl fmt::Display) -> Self {
+        Self::Command(reason.to_string())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Configuration(error)
+    }
+}
+
+/// Runs the command line with the handler that the configuration names.
+#[must_use]
+pub fn run_configured() -> ExitCode {
+    execute(None)
+}
+
+/// Runs the command line with a handler of your own: the entry point of a vendor's binary.
+///
+/// Every command and every configuration key works as in the stock binary, except that `handler.kind` is not
+/// asked.
+#[must_use]
+pub fn run(handler: impl EventHandler) -> ExitCode {
+    execute(Some(Arc::new(handler)))
+}
+
+fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("doorbell: no runtime: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match runtime.block_on(cli.command.run(handler)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Configuration(error)) => {
+            for line in error.to_string().lines() {
+                eprintln!("doorbell: {line}");
+            }
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+        Err(Failure::Command(reason)) => {
+            eprintln!("doorbell: {reason}");
+            ExitCode::from(FAILED)
+        }
+        Err(Failure::Said) => ExitCode::from(FAILED),
+    }
+}
+
+impl Command {
+    async fn run(self, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
+        match self {
+            #[cfg(feature = "sandbox")]
+            Self::Dev(arguments) => dev::run(arguments, handler).await,
+            Self::Serve(source) => serve::run(&source.load()?, handler).await,
+            #[cfg(feature = "sandbox")]
+            Self::Sandbox(source) => sandbox::run(&source.load()?).await,
+            Self::Check(arguments) => check::run(&arguments).await,
+            Self::Token(arguments) => token::run(&arguments).await,
+            Self::Health(arguments) => health::run(&arguments).await,
+        }
+    }
+}
+
+/// Where the public listener is reached from this machine.
+fn local_url(config: &Config) -> String {
+    let mut address = config.server.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}{}", config.server.public_url.path())
+}

@@ -1,0 +1,22 @@
+use std::sync::Arc;
+
+use super::Failure;
+use crate::app::{App, configured_handler, open_store, warn_of_durability};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::handler::EventHandler;
+use crate::{shutdown, telemetry};
+
+pub(super) async fn run(config: &Config, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
+    telemetry::start(&config.log);
+    let stop = shutdown::on_signal().map_err(Failure::because)?;
+    let store = open_store(config).await.map_err(Failure::because)?;
+    warn_of_durability(config, store.durability());
+    let handler = handler.unwrap_or_else(|| configured_handler(config));
+    let app = App::start_on(config, store, handler, Arc::new(SystemClock)).await.map_err(Failure::because)?;
+    tracing::info!(public = %app.public, admin = %app.admin, public_url = %config.server.public_url, "listening");
+    stop.cancelled().await;
+    app.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! received → fetched: the event's body, as the marketplace gives it.
+
+use super::StageError;
+use crate::event::{Event, EventUrl, Facts};
+use crate::marketplace::{Fetched, MarketplaceClient};
+
+/// A body as received, and what was understood of it.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) event: Event,
+}
+
+impl Body {
+    /// What the store needs of it.
+    pub(super) fn facts(&self) -> Facts {
+        Facts {
+            kind: self.event.kind.clone(),
+            flag: self.event.flag.clone(),
+            account: self.event.account_identifier().map(str::to_owned),
+        }
+    }
+}
+
+/// Reads the event from its marketplace.
+pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Result<Body, StageError> {
+    let fetched = marketplace.fetch(url).await.map_err(|error| {
+        StageError::passing_after(format!("the event could not be read: {error}"), error.retry_after())
+    })?;
+    match fetched {
+        Fetched::Body(bytes) => understand(bytes),
+        Fetched::Gone(status) => {
+            Err(StageError::for_good(format!("the marketplace has no such event: it answered {status}")))
+        }
+    }
+}
+
+/// What a body says. One that says nothing may be a proxy's error page, so it is read again.
+pub(super) fn understand(bytes: Vec<u8>) -> Result<Body, StageError> {
+    match Event::read(&bytes) {
+        Ok(event) => Ok(Body { bytes, event }),
+        Err(error) => Err(StageError::passing(error.to_string())),
+    }
+}

@@ -1,0 +1,43 @@
+//! fetched → handled: the vendor's product logic, with its time and its panics bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Instrument;
+
+use super::StageError;
+use super::fetch::Body;
+use crate::event::EventRecord;
+use crate::handler::{Dispatched, EventHandler, dispatch};
+
+/// Runs the handler on an event that is not a ping.
+pub(super) async fn handle(
+    handler: Arc<dyn EventHandler>,
+    record: EventRecord,
+    body: Body,
+    limit: Duration,
+) -> Result<Dispatched, StageError> {
+    let span = tracing::Span::current();
+    // A task of its own, so that a panic ends the run and not the worker.
+    let run = tokio::spawn(
+        async move { dispatch(handler.as_ref(), &record, body.event, body.bytes).await }.instrument(span),
+    );
+    let abort = run.abort_handle();
+    match tokio::time::timeout(limit, run).await {
+        Ok(Ok(Ok(dispatched))) => Ok(dispatched),
+        Ok(Ok(Err(retry))) => Err(StageError::passing(format!("the handler asks to be run again: {retry}"))),
+        Ok(Err(panic)) => Err(StageError::passing(format!("the handler panicked: {}", message_of(panic)))),
+        Err(_) => {
+            abort.abort();
+            Err(StageError::passing(format!("the handler did not finish within {} s", limit.as_secs_f32())))
+        }
+    }
+}
+
+fn message_of(failure: tokio::task::JoinError) -> String {
+    let Ok(payload) = failure.try_into_panic() else { return "it was stopped".to_owned() };
+    match payload.downcast::<String>() {
+        Ok(message) => *message,
+        Err(payload) => payload.downcast::<&str>().map_or_else(|_| "without words".to_owned(), |text| (*text).to_owned()),
+    }
+}

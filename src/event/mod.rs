@@ -1,0 +1,24 @@
+//! The vocabulary: what an event is, where its body lies, what it came to and how far it got.
+//!
+//! Pure: nothing here does I/O, asks the time or knows who calls it.
+
+mod body;
+mod id;
+mod json;
+mod kind;
+mod node;
+mod notification;
+mod outcome;
+mod progress;
+mod url;
+
+pub use body::{
+    Account, AccountStatus, Address, BodyError, Company, CustomAttribute, Event, Item, Link, MAX_BODY_BYTES,
+    MarketplaceInfo, Notice, NoticeType, Order, Payload, PricingDuration, Quantity, User,
+};
+pub use id::EventId;
+pub use kind::{EventType, Flag};
+pub use notification::Notification;
+pub use outcome::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
+pub use progress::{Change, EventRecord, Facts, IllegalChange, Progress, State};
+pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES};

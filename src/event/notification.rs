@@ -1,0 +1,55 @@
+use super::{EventId, EventType, EventUrl};
+
+/// A marketplace's word that something happened, checked and ready to be recorded.
+///
+/// It can only be built from an [`EventUrl`], which can only lie in a configured marketplace, for an
+/// integration that authentication named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    id: EventId,
+    integration: String,
+    url: EventUrl,
+    announced: Option<EventType>,
+    parameters: String,
+}
+
+impl Notification {
+    /// A notification of the event at `url` for `integration`.
+    ///
+    /// `announced` is the type its route stands for, if the route stands for one; `parameters` are the
+    /// other query parameters, kept as they came.
+    #[must_use]
+    pub fn new(integration: String, url: EventUrl, announced: Option<EventType>, parameters: String) -> Self {
+        Self { id: EventId::of(&integration, &url), integration, url, announced, parameters }
+    }
+
+    /// The event's id.
+    #[must_use]
+    pub const fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// Name of the integration the caller authenticated for.
+    #[must_use]
+    pub fn integration(&self) -> &str {
+        &self.integration
+    }
+
+    /// Where the event lies.
+    #[must_use]
+    pub const fn url(&self) -> &EventUrl {
+        &self.url
+    }
+
+    /// The type the route stands for.
+    #[must_use]
+    pub const fn announced(&self) -> Option<&EventType> {
+        self.announced.as_ref()
+    }
+
+    /// Query parameters beside the event URL, as they came.
+    #[must_use]
+    pub fn parameters(&self) -> &str {
+        &self.parameters
+    }
+}

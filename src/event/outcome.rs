@@ -1,0 +1,179 @@
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
+
+use super::kind::open_enum;
+
+open_enum! {
+    /// Why an event came to nothing, in the marketplace's words.
+    ErrorCode {
+        /// The user exists already:
+        UserAlreadyExists = "USER_ALREADY_EXISTS",
+        /// There is no such user:
+        UserNotFound = "USER_NOT_FOUND",
+        /// There is no such account:
+        AccountNotFound = "ACCOUNT_NOT_FOUND",
+        /// No seat is left:
+        MaxUsersReached = "MAX_USERS_REACHED",
+        /// The caller did not say who it is:
+        Unauthorized = "UNAUTHORIZED",
+        /// Not possible as things stand:
+        InvalidOperation = "INVALID_OPERATION",
+        /// Somebody stopped it:
+        OperationCancelled = "OPERATION_CANCELLED",
+        /// This type of event is not supported, or its endpoint not configured:
+        ConfigurationError = "CONFIGURATION_ERROR",
+        /// The event could not be understood:
+        InvalidResponse = "INVALID_RESPONSE",
+        /// Not finished yet:
+        Pending = "PENDING",
+        /// The caller may not do this:
+        Forbidden = "FORBIDDEN",
+        /// There is no such thing:
+        NotFound = "NOT_FOUND",
+        /// There is no such binding of an add-on:
+        BindingNotFound = "BINDING_NOT_FOUND",
+        /// Something on the way is out of order; try again:
+        TransportError = "TRANSPORT_ERROR",
+        /// None of the others:
+        UnknownError = "UNKNOWN_ERROR",
+    }
+}
+
+/// What an event came to, as the marketplace is told: the body of a result, and of every answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventResult {
+    /// Whether what the event asks for was done.
+    #[serde(deserialize_with = "boolean_or_its_text")]
+    pub success: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<ErrorCode>,
+    /// Words for the marketplace's operator or customer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The vendor's name of the account: a successful order must carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_identifier: Option<String>,
+    /// The vendor's name of the user, for an assignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_identifier: Option<String>,
+}
+
+/// The longest message that is passed on, in bytes; more is cut, since marketplaces show it in a table.
+const MAX_MESSAGE_BYTES: usize = 1000;
+
+impl EventResult {
+    /// Success with words to it.
+    pub fn success(message: impl Into<String>) -> Self {
+        Self {
+            success: true,
+            error_code: None,
+            message: readable(message.into()),
+            account_identifier: None,
+            user_identifier: None,
+        }
+    }
+
+    /// Failure with its code and words to it.
+    pub fn failure(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { success: false, error_code: Some(code), ..Self::success(message) }
+    }
+}
+
+/// The message cut to a sane length at a character's edge, or nothing if it is empty.
+fn readable(mut message: String) -> Option<String> {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+    }
+    (!message.is_empty()).then_some(message)
+}
+
+/// The documentation shows `"success": "true"` too.
+fn boolean_or_its_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    struct Visitor;
+    impl serde::de::Visitor<'_> for Visitor {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false")
+        }
+
+        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<bool, E> {
+            Ok(value)
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<bool, E> {
+            match text {
+                "true" => Ok(true),
+                "false" => Ok(false),
+                _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+            }
+        }
+    }
+    deserializer.deserialize_any(Visitor)
+}
+
+/// The vendor's name of a customer's account, by which every later event refers to it. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AccountIdentifier(String);
+
+/// An identifier was empty or blank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("an account identifier must not be empty: the marketplace names the account by it in every later event")]
+pub struct EmptyIdentifier;
+
+impl AccountIdentifier {
+    /// An identifier of the vendor's choice.
+    ///
+    /// # Errors
+    /// If it is empty or blank: a marketplace could not refer to the account.
+    pub fn new(identifier: impl Into<String>) -> Result<Self, EmptyIdentifier> {
+        let identifier = identifier.into();
+        if identifier.trim().is_empty() { Err(EmptyIdentifier) } else { Ok(Self(identifier)) }
+    }
+
+    /// The identifier as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<AccountIdentifier> for String {
+    fn from(identifier: AccountIdentifier) -> Self {
+        identifier.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_fields_are_left_out_of_a_result() {
+        let json = serde_json::to_string(&EventResult::success("")).expect("serializes");
+        assert_eq!(json, r#"{"success":true}"#);
+    }
+
+    #[test]
+    fn success_is_read_as_a_boolean_or_as_its_text() {
+        for (json, success) in [(r#"{"success":true}"#, true), (r#"{"success":"false"}"#, false)] {
+            assert_eq!(serde_json::from_str::<EventResult>(json).expect("a result").success, success);
+        }
+        assert!(serde_json::from_str::<EventResult>(r#"{"success":"yes"}"#).is_err());
+    }
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        let result = EventResult::success("ä".repeat(MAX_MESSAGE_BYTES));
+        assert_eq!(result.message.expect("a message").len(), MAX_MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn an_account_identifier_is_never_blank() {
+        assert_eq!(AccountIdentifier::new(" "), Err(EmptyIdentifier));
+    }
+}

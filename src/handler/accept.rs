@@ -1,0 +1,82 @@
+use async_trait::async_trait;
+
+use super::{
+    AddonBinding, AddonCancel, AddonChange, AddonOrder, AssignedUser, Context, EventHandler, Handled, NewAccount,
+    OtherEvent, Outcome, Retry, SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder,
+    SubscriptionStatus, UserAssignment, UserUnassignment, retry,
+};
+use crate::event::{Account, AccountIdentifier};
+
+/// The handler behind `handler.kind = "accept"`: logs each event, succeeds, and invents the identifiers a
+/// product would have given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Accept;
+
+/// An account of our own invention: the same at every run of one event.
+fn invented_account(context: &Context) -> Handled<NewAccount> {
+    let account = AccountIdentifier::new(format!("account-{}", context.event_id)).map_err(retry)?;
+    tracing::info!(account = account.as_str(), "accepted, and invented an account");
+    Ok(Outcome::account(account, "accepted"))
+}
+
+fn accepted(account: &Account) -> Handled {
+    tracing::info!(account = account.account_identifier.as_deref(), "accepted");
+    Ok(Outcome::completed("accepted"))
+}
+
+#[async_trait]
+impl EventHandler for Accept {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+        invented_account(&event.context)
+    }
+
+    async fn subscription_change(&self, event: SubscriptionChange) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn subscription_cancel(&self, event: SubscriptionCancel) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn subscription_notice(&self, event: SubscriptionNotice) -> Result<(), Retry> {
+        accepted(&event.account).map(|_| ())
+    }
+
+    async fn subscription_status(&self, event: SubscriptionStatus) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn user_assignment(&self, event: UserAssignment) -> Handled<AssignedUser> {
+        tracing::info!(account = event.account.account_identifier.as_deref(), "accepted");
+        let user = event.user.uuid.unwrap_or_else(|| format!("user-{}", event.context.event_id));
+        Ok(Outcome::assigned(Some(user), "accepted"))
+    }
+
+    async fn user_unassignment(&self, event: UserUnassignment) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn addon_order(&self, event: AddonOrder) -> Handled<NewAccount> {
+        invented_account(&event.context)
+    }
+
+    async fn addon_change(&self, event: AddonChange) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn addon_cancel(&self, event: AddonCancel) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn addon_bind(&self, event: AddonBinding) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn addon_unbind(&self, event: AddonBinding) -> Handled {
+        accepted(&event.account)
+    }
+
+    async fn other(&self, event: OtherEvent) -> Handled {
+        accepted(&event.event.payload.account.unwrap_or_default())
+    }
+}

@@ -1,0 +1,229 @@
+//! The vendor's product logic: what runs, once, for each event.
+
+mod accept;
+mod dispatch;
+mod events;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::event::{AccountIdentifier, ErrorCode, EventResult};
+
+pub use accept::Accept;
+pub use events::{
+    AddonBinding, AddonCancel, AddonChange, AddonOrder, Context, OtherEvent, SubscriptionCancel, SubscriptionChange,
+    SubscriptionNotice, SubscriptionOrder, SubscriptionStatus, UserAssignment, UserUnassignment, UserUpdated,
+};
+
+pub(crate) use dispatch::{Dispatched, dispatch};
+
+/// What a handler made of an event, or a [`Retry`] if it could not tell yet.
+pub type Handled<C = Completed> = Result<Outcome<C>, Retry>;
+
+/// What a handler made of an event. `C` is what success must bring along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<C = Completed> {
+    /// It was done.
+    Completed(C),
+    /// It will not be done; the marketplace is told why.
+    Rejected(Rejection),
+    /// It will be answered later, by `POST /api/v1/events/{id}/result` on the admin listener.
+    Deferred,
+}
+
+/// Success with nothing to tell but words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Completed {
+    /// Words for the marketplace.
+    pub message: String,
+}
+
+/// Success of an order: the account that now exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewAccount {
+    /// The vendor's name of it, by which every later event refers to it.
+    pub account: AccountIdentifier,
+    /// Words for the marketplace.
+    pub message: String,
+}
+
+/// Success of an assignment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AssignedUser {
+    /// The vendor's name of the user, if it differs from the marketplace's.
+    pub user_identifier: Option<String>,
+    /// Words for the marketplace.
+    pub message: String,
+}
+
+/// Why an event will not be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The marketplace's code for it.
+    pub code: ErrorCode,
+    /// Words for the marketplace's operator or customer.
+    pub message: String,
+}
+
+/// Something that may pass stood in the way: run the handler again later.
+///
+/// Made by [`retry`] only. There is no conversion from errors by `?`, because whether an error may pass is a
+/// decision, and a wrong guess either repeats the impossible for a day or drops a customer's purchase.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Retry(String);
+
+/// Marks an error as one that may pass.
+pub fn retry(error: impl fmt::Display) -> Retry {
+    Retry(error.to_string())
+}
+
+impl<C> Outcome<C> {
+    /// It will not be done, for this reason.
+    pub fn rejected(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Rejected(Rejection { code, message: message.into() })
+    }
+
+    fn map<D>(self, completed: impl FnOnce(C) -> D) -> Outcome<D> {
+        match self {
+            Self::Completed(success) => Outcome::Completed(completed(success)),
+            Self::Rejected(rejection) => Outcome::Rejected(rejection),
+            Self::Deferred => Outcome::Deferred,
+        }
+    }
+}
+
+impl Outcome<Completed> {
+    /// It was done.
+    pub fn completed(message: impl Into<String>) -> Self {
+        Self::Completed(Completed { message: message.into() })
+    }
+}
+
+impl Outcome<NewAccount> {
+    /// The account was created.
+    pub fn account(account: AccountIdentifier, message: impl Into<String>) -> Self {
+        Self::Completed(NewAccount { account, message: message.into() })
+    }
+}
+
+impl Outcome<AssignedUser> {
+    /// The seat was given.
+    pub fn assigned(user_identifier: Option<String>, message: impl Into<String>) -> Self {
+        Self::Completed(AssignedUser { user_identifier, message: message.into() })
+    }
+}
+
+/// The product logic of a vendor: one method for each family of events.
+///
+/// A method runs at least once for an event; once its outcome is stored it never runs again, unless an operator
+/// asks. After a crash in the middle it does run again, so let it begin by looking whether its work is done
+/// already: [`Context::event_id`] is the same each time.
+///
+/// What is not implemented answers `CONFIGURATION_ERROR`, so a marketplace never waits for something that
+/// nobody does.
+#[async_trait]
+pub trait EventHandler: Send + Sync + 'static {
+    /// A customer bought the product.
+    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+        Ok(unsupported(&event.context))
+    }
+
+    /// A subscription changes: edition, quantity, owner.
+    async fn subscription_change(&self, event: SubscriptionChange) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// A subscription ends. Without a success the marketplace keeps it going.
+    async fn subscription_cancel(&self, event: SubscriptionCancel) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// The marketplace tells of a state it has set: deactivated, reactivated, closed. No result is reported, so
+    /// there is nothing to reject.
+    async fn subscription_notice(&self, event: SubscriptionNotice) -> Result<(), Retry> {
+        let _ = event;
+        Ok(())
+    }
+
+    /// The marketplace asks how a subscription stands.
+    async fn subscription_status(&self, event: SubscriptionStatus) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// A user is given a seat.
+    async fn user_assignment(&self, event: UserAssignment) -> Handled<AssignedUser> {
+        Ok(unsupported(&event.context))
+    }
+
+    /// A user's seat is taken.
+    async fn user_unassignment(&self, event: UserUnassignment) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// A user's details changed. Most products need not care.
+    async fn user_updated(&self, event: UserUpdated) -> Handled {
+        let _ = event;
+        Ok(Outcome::completed("nothing to do"))
+    }
+
+    /// A customer bought an add-on.
+    async fn addon_order(&self, event: AddonOrder) -> Handled<NewAccount> {
+        Ok(unsupported(&event.context))
+    }
+
+    /// An add-on changes.
+    async fn addon_change(&self, event: AddonChange) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// An add-on ends.
+    async fn addon_cancel(&self, event: AddonCancel) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// An add-on is bound to a user.
+    async fn addon_bind(&self, event: AddonBinding) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// An add-on is taken from a user.
+    async fn addon_unbind(&self, event: AddonBinding) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+
+    /// An event of a type this version has no method for.
+    async fn other(&self, event: OtherEvent) -> Handled {
+        Ok(unsupported(&event.context))
+    }
+}
+
+fn unsupported<C>(context: &Context) -> Outcome<C> {
+    Outcome::rejected(ErrorCode::ConfigurationError, format!("{} is not supported by this product", context.event_type))
+}
+
+impl From<Completed> for EventResult {
+    fn from(completed: Completed) -> Self {
+        Self::success(completed.message)
+    }
+}
+
+impl From<NewAccount> for EventResult {
+    fn from(created: NewAccount) -> Self {
+        Self { account_identifier: Some(created.account.into()), ..Self::success(created.message) }
+    }
+}
+
+impl From<AssignedUser> for EventResult {
+    fn from(assigned: AssignedUser) -> Self {
+        Self { user_identifier: assigned.user_identifier, ..Self::success(assigned.message) }
+    }
+}
+
+impl From<Rejection> for EventResult {
+    fn from(rejection: Rejection) -> Self {
+        Self::failure(rejection.code, rejection.message)
+    }
+}

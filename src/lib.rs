@@ -1,0 +1,47 @@
+//! Doorbell answers when an AppDirect-powered marketplace rings.
+//!
+//! A marketplace notifies a vendor of an event: somebody bought, changed, cancelled, was given a seat. Doorbell
+//! authenticates the notification, makes it durable, and only then answers. Then it reads the event, runs the
+//! vendor's product logic once, and reports what came of it, however often processes die, networks fail or
+//! notifications repeat.
+//!
+//! ```text
+//! marketplace ── GET /notifications/create?eventUrl=… ──▶ receive ─▶ authenticate ─▶ store ─▶ 202
+//!                                                                                     ║
+//! marketplace ◀── POST {eventUrl}/result ── report ◀── handle ◀── fetch ◀── claim ────╝
+//! ```
+//!
+//! A vendor's own binary implements [`EventHandler`] and hands it to [`run`]; it keeps the whole command line
+//! and configuration. See `examples/custom_handler.rs`.
+
+pub mod event;
+
+pub mod receive;
+
+pub mod authenticate;
+
+pub mod store;
+
+pub mod deliver;
+
+pub mod marketplace;
+
+pub mod handler;
+
+pub mod admin;
+
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
+
+pub mod app;
+pub mod clock;
+pub mod config;
+
+mod cli;
+mod egress;
+mod shutdown;
+mod telemetry;
+
+pub use async_trait::async_trait;
+pub use cli::{run, run_configured};
+pub use handler::{EventHandler, Handled, Outcome, Retry, retry};

@@ -1,0 +1,172 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+
+use super::tokens::Tokens;
+use crate::clock::Clock;
+use crate::config::Marketplace;
+use crate::egress::{Egress, EgressError};
+use crate::event::{BaseUrl, EventResult, EventUrl, MAX_BODY_BYTES};
+
+/// The longest wait a marketplace can ask for by `Retry-After`.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// One marketplace, called with one integration's inbound client.
+pub struct MarketplaceClient {
+    base_url: BaseUrl,
+    egress: Egress,
+    tokens: Tokens,
+}
+
+/// What came of reading an event.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// Its body, as received.
+    Body(Vec<u8>),
+    /// The marketplace knows no such event (any more).
+    Gone(StatusCode),
+}
+
+/// What came of reporting a result.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// The marketplace took it.
+    Taken,
+    /// The marketplace has settled the event already.
+    SettledBefore(StatusCode),
+}
+
+/// Why a call came to nothing. Every one of these may pass.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// No token to call with.
+    #[error("{0}")]
+    Token(String),
+    /// No answer.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    /// An answer that neither does nor settles it.
+    #[error("the marketplace answered {status}")]
+    Status {
+        /// The answer's status.
+        status: StatusCode,
+        /// How long it asks us to wait.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl CallError {
+    /// How long the marketplace asked us to wait, if it did.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Token(_) | Self::Egress(_) => None,
+        }
+    }
+}
+
+impl MarketplaceClient {
+    /// A client of `marketplace`.
+    ///
+    /// # Errors
+    /// If its token URL cannot be used, or TLS cannot be set up.
+    pub fn new(marketplace: &Marketplace, clock: Arc<dyn Clock>) -> Result<Self, CallError> {
+        let token_origin =
+            BaseUrl::parse(&marketplace.token_url()).map_err(|error| CallError::Token(format!("token_url {error}")))?;
+        let base_url = marketplace.base_url.clone();
+        let egress = Egress::new(vec![base_url.clone(), token_origin], MAX_BODY_BYTES)?;
+        let tokens = Tokens::new(marketplace, egress.clone(), clock)?;
+        Ok(Self { base_url, egress, tokens })
+    }
+
+    /// Where this marketplace lives.
+    #[must_use]
+    pub const fn base_url(&self) -> &BaseUrl {
+        &self.base_url
+    }
+
+    /// Reads the event at `url`.
+    ///
+    /// # Errors
+    /// If there was no answer to go by.
+    pub async fn fetch(&self, url: &EventUrl) -> Result<Fetched, CallError> {
+        let answer = self.call(&Method::GET, url.as_str(), &[]).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(Fetched::Body(answer.into_body())),
+            status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => Ok(Fetched::Gone(status)),
+            _ => Err(unhelpful(&answer)),
+        }
+    }
+
+    /// Reports what the event at `url` came to.
+    ///
+    /// # Errors
+    /// If the marketplace has not confirmed it, and must be told again.
+    pub async fn report(&self, url: &EventUrl, result: &EventResult) -> Result<Reported, CallError> {
+        let body = serde_json::to_vec(result).map_err(|error| EgressError::Unsendable(error.to_string()))?;
+        let answer = self.call(&Method::POST, &url.result_url(), &body).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(Reported::Taken),
+            status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT) => Ok(Reported::SettledBefore(status)),
+            _ => Err(unhelpful(&answer)),
+        }
+    }
+
+    /// Asks for a token, to see whether our credentials are good.
+    ///
+    /// # Errors
+    /// If they are not, or the token endpoint is out of reach.
+    pub async fn check(&self) -> Result<(), CallError> {
+        self.tokens.get().await.map(|_| ())
+    }
+
+    /// Calls with a token; once more with a fresh one if the first is refused.
+    async fn call(&self, method: &Method, url: &str, body: &[u8]) -> Result<Response<Vec<u8>>, CallError> {
+        let token = self.tokens.get().await?;
+        let answer = self.egress.call(request(method, url, &token, body)?).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        self.tokens.forget(&token).await;
+        let token = self.tokens.get().await?;
+        Ok(self.egress.call(request(method, url, &token, body)?).await?)
+    }
+}
+
+impl fmt::Debug for MarketplaceClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MarketplaceClient").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
+}
+
+fn request(method: &Method, url: &str, token: &SecretString, body: &[u8]) -> Result<Request<Vec<u8>>, CallError> {
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+        .map_err(|_| CallError::Token("the marketplace's token cannot be sent in a header".to_owned()))?;
+    bearer.set_sensitive(true);
+    let mut request = Request::builder()
+        .method(method)
+        .uri(url)
+        .header(AUTHORIZATION, bearer)
+        // Without it the marketplace answers XML.
+        .header(ACCEPT, HeaderValue::from_static("application/json"));
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    Ok(request.body(body.to_vec()).map_err(|error| EgressError::Unsendable(error.to_string()))?)
+}
+
+fn unhelpful(answer: &Response<Vec<u8>>) -> CallError {
+    CallError::Status { status: answer.status(), retry_after: retry_after(answer.headers()) }
+}
+
+/// `Retry-After` in seconds; its other form, a date, is left to the schedule.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+}

@@ -1,0 +1,106 @@
+//! A marketplace to develop against: it plays the other side of the wire for real.
+//!
+//! It issues inbound tokens, gives out events, takes results, and gets its own bearer token from the receiver's
+//! token endpoint before it notifies. `POST /simulate/…` makes something happen.
+
+mod bodies;
+mod market;
+mod simulate;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web;
+use tokio::task::JoinHandle;
+
+use crate::app::{StartError, listen};
+use crate::clock::Clock;
+use crate::config::{Config, Secret};
+use crate::egress::{Egress, EgressError};
+use crate::event::{BaseUrl, MAX_BODY_BYTES};
+use market::Market;
+
+/// How long requests in hand may finish at a stop.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A marketplace that listens.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Where it listens.
+    pub address: SocketAddr,
+    handle: actix_web::dev::ServerHandle,
+    running: JoinHandle<std::io::Result<()>>,
+    desk: Arc<std::sync::OnceLock<Desk>>,
+}
+
+/// What the sandbox's routes work with.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    market: Market,
+    receiver: Receiver,
+    clock: Arc<dyn ClockDebug>,
+}
+
+/// A clock that can be printed, as everything in a `Desk` can.
+pub(crate) trait ClockDebug: Clock + std::fmt::Debug {}
+impl<T: Clock + std::fmt::Debug> ClockDebug for T {}
+
+/// The receiver that is notified, and how we prove to it who we are.
+#[derive(Debug)]
+struct Receiver {
+    base: BaseUrl,
+    client_id: String,
+    client_secret: Secret,
+    egress: Egress,
+}
+
+impl Sandbox {
+    /// Binds `sandbox.listen`; until [`Sandbox::open`] it turns everybody away.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let desk = Arc::new(std::sync::OnceLock::new());
+        let shared = Arc::clone(&desk);
+        let (server, address) = listen("sandbox.listen", config.sandbox.listen, SHUTDOWN_TIMEOUT, move |app| {
+            app.app_data(web::Data::from(Arc::clone(&shared)));
+            market::routes(app);
+            simulate::routes(app);
+        })?;
+        Ok(Self { address, handle: server.handle(), running: tokio::spawn(server), desk })
+    }
+
+    /// Opens for business: notifies the receiver at `receiver` by the first integration's credentials.
+    ///
+    /// # Errors
+    /// If no client for the receiver can be set up.
+    pub fn open(
+        &self,
+        config: &Config,
+        receiver: BaseUrl,
+        clock: impl Clock + std::fmt::Debug,
+    ) -> Result<(), EgressError> {
+        let integration = &config.integrations[0];
+        let base_url = format!("http://{}", self.address);
+        let desk = Desk {
+            market: Market::new(base_url, &integration.marketplaces[0].inbound),
+            receiver: Receiver {
+                egress: Egress::new(vec![receiver.clone()], MAX_BODY_BYTES)?,
+                base: receiver,
+                client_id: integration.outbound.client_id.clone(),
+                client_secret: integration.outbound.client_secret.clone(),
+            },
+            clock: Arc::new(clock),
+        };
+        // A second opening would change nothing; there is one receiver.
+        let _ = self.desk.set(desk);
+        Ok(())
+    }
+
+    /// Stops listening.
+    pub async fn stop(self) {
+        self.handle.stop(true).await;
+        let _ = self.running.await;
+    }
+}

@@ -1,0 +1,213 @@
+//! Who works on what, for stores that live in one process.
+//!
+//! Holds the unfinished events only, so neither start-up nor an idle worker pays for history. Leases live in
+//! memory: a directory has one process at a time, and a lease of a process that is gone binds nobody.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Sequence;
+use crate::clock::Timestamp;
+use crate::event::EventRecord;
+
+/// The account an event belongs to: integration and account identifier.
+type AccountKey = Arc<(String, String)>;
+
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    entries: HashMap<Sequence, Entry>,
+    /// Free events that nothing holds up, by when they are due.
+    ready: BTreeSet<(Timestamp, Sequence)>,
+    /// Held events, by when their lease ends.
+    held: BTreeSet<(Timestamp, Sequence)>,
+    accounts: HashMap<AccountKey, Queue>,
+    last_fence: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    due: Timestamp,
+    account: Option<AccountKey>,
+    hold: Option<Hold>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    fence: u64,
+    until: Timestamp,
+}
+
+/// The unfinished events of one account, in order of receipt, and the one that is held.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: BTreeSet<Sequence>,
+    held: Option<Sequence>,
+}
+
+fn account_of(event: &EventRecord) -> Option<AccountKey> {
+    event.account.as_ref().map(|account| Arc::new((event.integration.clone(), account.clone())))
+}
+
+impl Agenda {
+    /// Puts an unfinished event up for claiming.
+    pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord) {
+        self.entries.insert(sequence, Entry { due: event.due, account: None, hold: None });
+        if let Some(account) = account_of(event) {
+            self.join(sequence, account);
+        }
+        self.offer(sequence);
+    }
+
+    /// Takes the event that has been due longest.
+    pub(super) fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<(Sequence, u64)> {
+        self.end_leases(now);
+        let &(due, sequence) = self.ready.first()?;
+        if due > now {
+            return None;
+        }
+        self.ready.pop_first();
+        self.last_fence += 1;
+        self.hold(sequence, Hold { fence: self.last_fence, until: now.plus(lease) });
+        Some((sequence, self.last_fence))
+    }
+
+    /// Whether the holder with `fence` still holds the event.
+    pub(super) fn is_held(&self, sequence: Sequence, fence: u64, now: Timestamp) -> bool {
+        let hold = self.entries.get(&sequence).and_then(|entry| entry.hold);
+        hold.is_some_and(|hold| hold.fence == fence && hold.until > now)
+    }
+
+    /// Like [`Agenda::is_held`], and keeps the lease from ending until the holder's write is settled one way or
+    /// the other: between the check and the moment the write is durable nobody else may read the old record.
+    pub(super) fn pin(&mut self, sequence: Sequence, fence: u64, now: Timestamp) -> bool {
+        let is_held = self.is_held(sequence, fence, now);
+        if is_held {
+            self.release(sequence);
+            self.hold(sequence, Hold { fence, until: Timestamp::MAX });
+        }
+        is_held
+    }
+
+    /// Notes progress of a held event: renews its lease, or frees it if its account is busy.
+    ///
+    /// Returns whether the holder may go on.
+    pub(super) fn advanced(&mut self, sequence: Sequence, event: &EventRecord, until: Timestamp) -> bool {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return false };
+        let Some(hold) = entry.hold else { return false };
+        let joins = if entry.account.is_none() { account_of(event) } else { None };
+        if let Some(account) = joins {
+            self.join(sequence, account);
+            if !self.is_next_of_its_account(sequence) {
+                self.free(sequence, event.due);
+                return false;
+            }
+        }
+        self.release(sequence);
+        self.hold(sequence, Hold { fence: hold.fence, until });
+        true
+    }
+
+    /// Frees a held event, to be claimed again from `due` on.
+    pub(super) fn free(&mut self, sequence: Sequence, due: Timestamp) {
+        self.release(sequence);
+        if let Some(entry) = self.entries.get_mut(&sequence) {
+            entry.due = due;
+        }
+        self.offer(sequence);
+        self.offer_next_of_its_account(sequence);
+    }
+
+    /// Takes an event off: nothing is left to do for it.
+    pub(super) fn remove(&mut self, sequence: Sequence) {
+        self.release(sequence);
+        let Some(entry) = self.entries.remove(&sequence) else { return };
+        self.ready.remove(&(entry.due, sequence));
+        let Some(account) = entry.account else { return };
+        let Some(queue) = self.accounts.get_mut(&account) else { return };
+        queue.waiting.remove(&sequence);
+        match queue.waiting.first().copied() {
+            Some(next) => self.offer(next),
+            None => {
+                self.accounts.remove(&account);
+            }
+        }
+    }
+
+    /// When the next free event is due or the next lease ends.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        let due = self.ready.first().map(|&(due, _)| due);
+        let lease_end = self.held.first().map(|&(until, _)| until);
+        [due, lease_end].into_iter().flatten().min()
+    }
+
+    fn end_leases(&mut self, now: Timestamp) {
+        while let Some(&(until, sequence)) = self.held.first() {
+            if until > now {
+                return;
+            }
+            let due = self.entries.get(&sequence).map_or(until, |entry| entry.due);
+            self.free(sequence, due);
+        }
+    }
+
+    fn join(&mut self, sequence: Sequence, account: AccountKey) {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return };
+        entry.account = Some(Arc::clone(&account));
+        let queue = self.accounts.entry(account).or_default();
+        let first_before = queue.waiting.first().copied();
+        queue.waiting.insert(sequence);
+        // An earlier event overtakes the one that was on offer.
+        if let Some(later) = first_before.filter(|&first| first > sequence)
+            && let Some(entry) = self.entries.get(&later)
+        {
+            self.ready.remove(&(entry.due, later));
+        }
+    }
+
+    fn queue_of(&self, sequence: Sequence) -> Option<&Queue> {
+        self.accounts.get(self.entries.get(&sequence)?.account.as_ref()?)
+    }
+
+    fn is_next_of_its_account(&self, sequence: Sequence) -> bool {
+        self.queue_of(sequence).is_none_or(|queue| {
+            queue.waiting.first() == Some(&sequence) && queue.held.is_none_or(|held| held == sequence)
+        })
+    }
+
+    /// Puts a free event on offer if nothing holds it up.
+    fn offer(&mut self, sequence: Sequence) {
+        if self.is_next_of_its_account(sequence)
+            && let Some(entry) = self.entries.get(&sequence)
+            && entry.hold.is_none()
+        {
+            self.ready.insert((entry.due, sequence));
+        }
+    }
+
+    fn offer_next_of_its_account(&mut self, sequence: Sequence) {
+        if let Some(next) = self.queue_of(sequence).and_then(|queue| queue.waiting.first().copied()) {
+            self.offer(next);
+        }
+    }
+
+    fn hold(&mut self, sequence: Sequence, hold: Hold) {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return };
+        entry.hold = Some(hold);
+        self.held.insert((hold.until, sequence));
+        if let Some(queue) = entry.account.as_ref().and_then(|account| self.accounts.get_mut(account)) {
+            queue.held = Some(sequence);
+        }
+    }
+
+    fn release(&mut self, sequence: Sequence) {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return };
+        let Some(hold) = entry.hold.take() else { return };
+        self.held.remove(&(hold.until, sequence));
+        if let Some(queue) = entry.account.as_ref().and_then(|account| self.accounts.get_mut(account))
+            && queue.held == Some(sequence)
+        {
+            queue.held = None;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Records as bytes.
+//!
+//! A version byte, then JSON: readable in a hex dump on a bad day, and open to new fields. A file for every
+//! version ever written lies in `tests/golden/` and must stay readable for ever.
+
+use super::StoreError;
+use crate::event::EventRecord;
+
+/// Version written now. Version 1: `EventRecord` as JSON.
+const VERSION: u8 = 1;
+
+/// A record as it is stored.
+pub(super) fn encode(record: &EventRecord) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(VERSION);
+    serde_json::to_writer(&mut bytes, record).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// The record that was stored as `bytes`.
+pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
+    match bytes.split_first() {
+        Some((&VERSION, json)) => {
+            serde_json::from_slice(json).map_err(|error| StoreError::Unreadable(error.to_string()))
+        }
+        Some((version, _)) => Err(StoreError::Unreadable(format!(
+            "it has format version {version}, and this doorbell reads up to {VERSION}; run the newer doorbell that wrote it"
+        ))),
+        None => Err(StoreError::Unreadable("it is empty".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::{
+        BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Flag, Notification,
+    };
+
+    fn golden_records() -> Vec<(&'static str, EventRecord)> {
+        let base = BaseUrl::parse("https://market.example").expect("a base URL");
+        let url = EventUrl::parse("https://market.example/api/integration/v1/events/7f59", [&base]).expect("an event URL");
+        let notification =
+            Notification::new("default".into(), url, Some(EventType::SubscriptionOrder), "lang=en".into());
+        let at = Timestamp::from_millis;
+        let received = EventRecord::new(&notification, at(1_700_000_000_000));
+        let facts = Facts {
+            kind: EventType::Other("SUBSCRIPTION_MOVED".into()),
+            flag: Some(Flag::Development),
+            account: Some("acct-1".into()),
+        };
+        let mut retried = received.clone();
+        let retry = Change::Retry { due: at(1_700_000_005_000), error: "answered 503".into() };
+        retried.apply(Change::Fetched(facts), at(1_700_000_001_000)).expect("legal");
+        retried.apply(retry, at(1_700_000_002_000)).expect("legal");
+        let mut done = retried.clone();
+        let mut result = EventResult::failure(ErrorCode::AccountNotFound, "no such account");
+        result.account_identifier = Some("acct-1".into());
+        result.user_identifier = Some("user-1".into());
+        done.apply(Change::Handled(result), at(1_700_000_003_000)).expect("legal");
+        done.apply(Change::Done(Some("settled before".into())), at(1_700_000_004_000)).expect("legal");
+        vec![("received", received), ("retried", retried), ("done", done)]
+    }
+
+    #[test]
+    fn every_version_ever_written_is_still_read() {
+        for (name, record) in golden_records() {
+            let path = format!("{}/tests/golden/record-v1-{name}", env!("CARGO_MANIFEST_DIR"));
+            let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(decode(&stored).expect("readable"), record, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_now_is_the_newest_golden_file() {
+        for (name, record) in golden_records() {
+            let path = format!("{}/tests/golden/record-v{VERSION}-{name}", env!("CARGO_MANIFEST_DIR"));
+            let stored = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let written = String::from_utf8(encode(&record).expect("encodes")).expect("text");
+            assert_eq!(written, stored, "the stored format changed: raise VERSION and keep the old reader");
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_refused_with_the_remedy() {
+        let error = decode(&[VERSION + 1, b'{', b'}']).expect_err("unreadable");
+        assert!(error.to_string().contains("run the newer doorbell"), "{error}");
+    }
+}

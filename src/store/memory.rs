@@ -1,0 +1,167 @@
+//! Events for as long as the process lives: for tests, and the oracle the durable stores are compared with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretSlice;
+use tokio::sync::Notify;
+
+use super::agenda::Agenda;
+use super::{
+    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+};
+use crate::clock::Timestamp;
+use crate::event::{Change, EventId, EventRecord, Notification};
+
+/// The store behind `memory:`.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    records: BTreeMap<Sequence, EventRecord>,
+    bodies: HashMap<Sequence, Vec<u8>>,
+    sequences: HashMap<EventId, Sequence>,
+    secrets: HashMap<String, SecretSlice<u8>>,
+    agenda: Agenda,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn held(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
+        let held = self.agenda.is_held(claim.sequence, claim.fence, now);
+        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
+    }
+}
+
+#[async_trait]
+impl EventStore for MemoryStore {
+    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
+        let mut inner = self.lock();
+        if let Some(sequence) = inner.sequences.get(&notification.id()) {
+            return Ok(Recorded::Duplicate(inner.records[sequence].progress()));
+        }
+        let sequence = inner.records.last_key_value().map_or(0, |(last, _)| last + 1);
+        let record = EventRecord::new(notification, now);
+        inner.sequences.insert(record.id, sequence);
+        inner.agenda.add(sequence, &record);
+        inner.records.insert(sequence, record);
+        self.changed.notify_one();
+        Ok(Recorded::New)
+    }
+
+    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+        let mut inner = self.lock();
+        let claimed = inner.agenda.claim(lease, now);
+        Ok(claimed.map(|(sequence, fence)| Claim { record: inner.records[&sequence].clone(), sequence, fence }))
+    }
+
+    async fn advance(
+        &self,
+        mut claim: Claim,
+        step: Step,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Advanced, StoreError> {
+        let mut inner = self.lock();
+        inner.held(&claim, now)?;
+        let (change, body) = match step {
+            Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
+            Step::Handled(result) => (Change::Handled(result), None),
+        };
+        claim.record.apply(change, now)?;
+        inner.records.insert(claim.sequence, claim.record.clone());
+        if let Some(body) = body {
+            inner.bodies.insert(claim.sequence, body);
+        }
+        let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now.plus(lease));
+        self.changed.notify_one();
+        Ok(if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting })
+    }
+
+    async fn settle(&self, mut claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        inner.held(&claim, now)?;
+        claim.record.apply(settlement.into(), now)?;
+        if claim.record.state.is_unfinished() {
+            inner.agenda.free(claim.sequence, claim.record.due);
+        } else {
+            inner.agenda.remove(claim.sequence);
+        }
+        inner.records.insert(claim.sequence, claim.record);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+        let mut inner = self.lock();
+        let sequence = *inner.sequences.get(&id).ok_or(StoreError::NotFound)?;
+        let mut record = inner.records[&sequence].clone();
+        record.apply_amendment(amendment.into(), now)?;
+        inner.agenda.add(sequence, &record);
+        inner.records.insert(sequence, record.clone());
+        self.changed.notify_one();
+        Ok(record)
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        let inner = self.lock();
+        Ok(inner.sequences.get(&id).map(|sequence| inner.records[sequence].clone()))
+    }
+
+    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        let inner = self.lock();
+        Ok(inner.sequences.get(&id).and_then(|sequence| inner.bodies.get(sequence).cloned()))
+    }
+
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        let inner = self.lock();
+        let mut page = Page { events: Vec::new(), next: None };
+        for (sequence, event) in inner.records.range(..before.unwrap_or(Sequence::MAX)).rev() {
+            if page.events.len() == limit {
+                page.next = Some(sequence + 1);
+                break;
+            }
+            if filter.shows(event) {
+                page.events.push(event.clone());
+            }
+        }
+        Ok(page)
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.lock().agenda.next_due())
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        Ok(self.lock().secrets.entry(name.to_owned()).or_insert(fresh).clone())
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Memory
+    }
+}

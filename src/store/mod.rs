@@ -1,0 +1,246 @@
+//! Stage 3: where events are durable, and where `receive` and `deliver` meet.
+//!
+//! [`EventStore`] is the contract; [`sled`] keeps it in a directory of this machine, [`memory`] for as long
+//! as the process lives. The conformance suite holds both to every sentence written here.
+
+mod agenda;
+mod codec;
+#[cfg(test)]
+mod conformance;
+mod durability;
+pub mod memory;
+pub mod sled;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretSlice;
+use thiserror::Error;
+
+use crate::clock::Timestamp;
+use crate::event::{Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, Progress, State};
+
+pub use durability::Durability;
+
+/// What came of recording a notification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// The event is new and durable.
+    New,
+    /// The event was recorded before, durably, and got this far.
+    Duplicate(Progress),
+}
+
+/// One worker's exclusive hold on one event, until its lease ends.
+///
+/// Not `Clone` and consumed by every write, so that nobody writes twice on one hold; the fence lets the store
+/// refuse a holder whose lease has ended (G10). A claim that is dropped returns when its lease ends.
+#[must_use = "an event that is claimed and not settled waits for its lease to end"]
+#[derive(Debug)]
+pub struct Claim {
+    record: EventRecord,
+    sequence: Sequence,
+    fence: u64,
+}
+
+/// Place of an event in the order of receipt.
+pub type Sequence = u64;
+
+impl Claim {
+    /// The event as it stood when it was claimed or last advanced.
+    #[must_use]
+    pub const fn event(&self) -> &EventRecord {
+        &self.record
+    }
+}
+
+/// Progress that keeps the claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The body was read. Stored as received, beside what matters of it.
+    Fetched {
+        /// What matters.
+        facts: Facts,
+        /// As received.
+        body: Vec<u8>,
+    },
+    /// The outcome is known; it is durable before it is reported (G4).
+    Handled(EventResult),
+}
+
+/// What an advanced claim may do next.
+#[derive(Debug)]
+pub enum Advanced {
+    /// Go on.
+    Proceed(Claim),
+    /// Another event of the same account comes first (G5); this one can be claimed again after it.
+    Waiting,
+}
+
+/// How a claim ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing is left to do. A note says why, if the reason is odd.
+    Done(Option<String>),
+    /// The product answers later.
+    Deferred,
+    /// A passing failure: to be claimed again at `due`.
+    Retry {
+        /// When.
+        due: Timestamp,
+        /// What went wrong.
+        error: String,
+    },
+    /// Given up, for this reason; waits for an operator.
+    Dead(String),
+}
+
+/// What an operator or the product changes from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Amendment {
+    /// The outcome of a deferred or dead event.
+    Resolve(EventResult),
+    /// Run a dead, deferred or finished event again.
+    Rerun,
+}
+
+/// Which events a listing shows; an absent field shows all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only events in this state.
+    pub state: Option<State>,
+    /// Only events of this type, by its wire name.
+    pub kind: Option<String>,
+    /// Only events of this account.
+    pub account: Option<String>,
+    /// Only events of this integration.
+    pub integration: Option<String>,
+    /// Only events recorded at or after this moment.
+    pub from: Option<Timestamp>,
+    /// Only events recorded before this moment.
+    pub to: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Whether `event` is shown.
+    #[must_use]
+    pub fn shows(&self, event: &EventRecord) -> bool {
+        fn is<T: PartialEq + ?Sized>(wanted: Option<&T>, found: Option<&T>) -> bool {
+            wanted.is_none() || wanted == found
+        }
+        let kind = event.kind.as_ref().or(event.announced.as_ref());
+        self.state.is_none_or(|state| state == event.state)
+            && is(self.kind.as_deref(), kind.map(crate::event::EventType::as_str))
+            && is(self.account.as_deref(), event.account.as_deref())
+            && is(self.integration.as_deref(), Some(event.integration.as_str()))
+            && self.from.is_none_or(|from| event.received_at >= from)
+            && self.to.is_none_or(|to| event.received_at < to)
+    }
+}
+
+/// A page of a listing, newest event first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The events.
+    pub events: Vec<EventRecord>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Sequence>,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// More writes wait than the store takes on.
+    #[error("the store has too many writes waiting")]
+    Overloaded,
+    /// The medium failed; nothing is acknowledged.
+    #[error("the store cannot write or read: {0}")]
+    Unavailable(String),
+    /// The claim's lease has ended; somebody else may hold the event.
+    #[error("the lease on the event has ended")]
+    LeaseEnded,
+    /// The step does not follow from the event's state.
+    #[error(transparent)]
+    Illegal(#[from] IllegalChange),
+    /// There is no such event.
+    #[error("there is no event with this id")]
+    NotFound,
+    /// A stored value cannot be read.
+    #[error("a stored record cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// Durable events and who works on them.
+///
+/// Time is always a parameter.
+#[async_trait]
+pub trait EventStore: Send + Sync + 'static {
+    /// Makes a notification durable, or finds that it is already.
+    ///
+    /// Returns only when the event would survive loss of power (G1). Concurrent calls for one event make one
+    /// event: exactly one of them returns [`Recorded::New`] (G2).
+    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError>;
+
+    /// Hands out the unfinished event that has been due longest, for the length of `lease`.
+    ///
+    /// No event has two holders, and of one account at most one event is held, the earliest received first (G5).
+    /// An event whose holder did not settle it in time is handed out again.
+    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError>;
+
+    /// Makes progress durable and renews the lease.
+    ///
+    /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.
+    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError>;
+
+    /// Makes the end of a claim durable.
+    ///
+    /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Changes an event that nobody works on.
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError>;
+
+    /// The record of an event.
+    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError>;
+
+    /// The body of an event as received, once it was fetched.
+    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Up to `limit` events, newest first, that were received before the event at `before`.
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
+
+    /// When the next event that cannot be claimed yet becomes due, or its lease ends.
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Returns once something may have become claimable since the last call.
+    async fn changed(&self);
+
+    /// The secret kept under `name`; keeps `fresh`, durably, if there is none yet.
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError>;
+
+    /// Whether the store would take a notification now.
+    async fn ready(&self) -> Result<(), StoreError>;
+
+    /// How far an acknowledged write is safe.
+    fn durability(&self) -> Durability;
+}
+
+impl From<Settlement> for Change {
+    fn from(settlement: Settlement) -> Self {
+        match settlement {
+            Settlement::Done(note) => Self::Done(note),
+            Settlement::Deferred => Self::Deferred,
+            Settlement::Retry { due, error } => Self::Retry { due, error },
+            Settlement::Dead(reason) => Self::Dead(reason),
+        }
+    }
+}
+
+impl From<Amendment> for Change {
+    fn from(amendment: Amendment) -> Self {
+        match amendment {
+            Amendment::Resolve(result) => Self::Handled(result),
+            Amendment::Rerun => Self::Rerun,
+        }
+    }
+}

@@ -1,0 +1,655 @@
+//! Events in a directory of this machine: the store behind `sled:DIR`.
+//!
+//! One thread writes. It takes every write that waits, applies them as one atomic batch, makes that durable
+//! and only then answers all of them, so a hundred notifications cost one sync of the disk (group commit).
+//!
+//! One tree, by prefix of the key:
+//!
+//! | key | value |
+//! |---|---|
+//! | `e` sequence | the record, see `codec` |
+//! | `b` sequence, chunk | the body as received, in pieces of at most 4 KiB, beside the record so that a change of state does not rewrite it |
+//! | `i` event id | the sequence |
+//! | `u` sequence | nothing: the event is unfinished |
+//! | `s` name | a secret |
+//! | `v` | version of this layout |
+//!
+//! Keys are in order of receipt, so that new events are appended and not scattered over the tree.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretSlice};
+use sled::{Batch, Db, IVec, Tree};
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::agenda::Agenda;
+use super::durability::{make_synchronous, sync_directory};
+use super::{
+    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step,
+    StoreError, codec,
+};
+use crate::clock::Timestamp;
+use crate::event::{Change, EventId, EventRecord, Notification};
+
+/// Writes that may wait; more are refused rather than kept in memory.
+const QUEUE: usize = 4096;
+/// Writes that are made durable together at most.
+const BATCH: usize = 1024;
+/// Bytes of a body under one key. sled keeps larger values in files of their own, which it never syncs.
+const CHUNK: usize = 4096;
+/// Bytes of sled's page cache: enough for the working set, little enough for a small container.
+const CACHE: u64 = 32 << 20;
+/// Version of the key layout.
+const LAYOUT: &[u8] = b"1";
+const LAYOUT_KEY: &[u8] = b"v";
+/// Lies beside the database and says that it is not new, since a damaged one can open silently empty.
+const MARKER: &str = "doorbell-store";
+/// sled's own directory within the data directory.
+const DATABASE: &str = "sled";
+
+/// Why a data directory could not be opened. Each says what to do.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It cannot be made, read or written.
+    #[error("the data directory {directory:?} cannot be used: {source}; create it, or make it writable for this user")]
+    Directory {
+        /// The data directory.
+        directory: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("the data directory {directory:?} is in use by another doorbell; stop that one, or set store.url to another directory")]
+    Locked {
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// The database in it is damaged.
+    #[error(
+        "the event store in {directory:?} is damaged: {reason}; keep a copy of the directory, then restore a backup \
+         or point store.url to a new directory"
+    )]
+    Damaged {
+        /// The data directory.
+        directory: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// `store.require_durable` is set, and the file system cannot promise it.
+    #[error(
+        "the file system of {directory:?} has no synchronous-write attributes, and store.require_durable is set; put \
+         store.url on ext4, xfs or btrfs, or set store.require_durable = false"
+    )]
+    NotDurable {
+        /// The data directory.
+        directory: PathBuf,
+    },
+}
+
+/// The store behind `sled:DIR`.
+#[derive(Debug)]
+pub struct SledStore {
+    tree: Tree,
+    agenda: Arc<Mutex<Agenda>>,
+    changed: Arc<Notify>,
+    durability: Durability,
+    writes: Option<mpsc::Sender<Write>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// A write and who waits for it.
+enum Write {
+    Record(EventRecord, oneshot::Sender<Result<Recorded, StoreError>>),
+    Advance(Claim, Step, Timestamp, Timestamp, oneshot::Sender<Result<Advanced, StoreError>>),
+    Settle(Claim, Settlement, Timestamp, oneshot::Sender<Result<(), StoreError>>),
+    Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
+    Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
+}
+
+impl SledStore {
+    /// Opens the store in `directory`, making it if need be.
+    ///
+    /// Blocks on the disk: call it where that is allowed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(directory: &Path, require_durable: bool) -> Result<Self, OpenError> {
+        let unusable = |source| OpenError::Directory { directory: directory.to_owned(), source };
+        let damaged = |reason: String| OpenError::Damaged { directory: directory.to_owned(), reason };
+
+        let database = directory.join(DATABASE);
+        std::fs::create_dir_all(&database).map_err(unusable)?;
+        remove_torn_snapshots(&database).map_err(unusable)?;
+        let durability = make_synchronous(directory).map_err(unusable)?;
+        if require_durable && durability != Durability::Synchronous {
+            return Err(OpenError::NotDurable { directory: directory.to_owned() });
+        }
+
+        let db = open_database(&database, directory)?;
+        let tree: Tree = (*db).clone();
+        let marker = directory.join(MARKER);
+        let layout = tree.get(LAYOUT_KEY).map_err(|error| damaged(error.to_string()))?;
+        match layout.as_deref() {
+            Some(LAYOUT) => {}
+            Some(other) => {
+                let version = String::from_utf8_lossy(other);
+                return Err(damaged(format!("it has layout {version}, and this doorbell knows layout 1 only")));
+            }
+            None if marker.exists() => {
+                return Err(damaged("it held events before and is empty now".to_owned()));
+            }
+            None => {
+                tree.insert(LAYOUT_KEY, LAYOUT).map_err(|error| damaged(error.to_string()))?;
+                flush(&db, &database, durability).map_err(|error| damaged(error.to_string()))?;
+            }
+        }
+        if !marker.exists() {
+            let text = "This directory holds a doorbell event store. Keep this file beside it.\n";
+            std::fs::write(&marker, text).map_err(unusable)?;
+            std::fs::File::open(&marker).and_then(|file| file.sync_all()).map_err(unusable)?;
+            sync_directory(directory).map_err(unusable)?;
+        }
+
+        let agenda = unfinished(&tree).map_err(|error| damaged(error.to_string()))?;
+        let next = match tree.range(prefix(b'e')..prefix(b'e' + 1)).next_back() {
+            Some(last) => sequence_of(&last.map_err(|error| damaged(error.to_string()))?.0) + 1,
+            None => 0,
+        };
+        let agenda = Arc::new(Mutex::new(agenda));
+        let changed = Arc::new(Notify::new());
+        changed.notify_one();
+        let (writes, waiting) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            db,
+            tree: tree.clone(),
+            log: database,
+            durability,
+            next,
+            agenda: Arc::clone(&agenda),
+            changed: Arc::clone(&changed),
+        };
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(waiting))
+            .map_err(unusable)?;
+        Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(writer) })
+    }
+
+    async fn write<T>(&self, write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        writes.try_send(write(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// For writes of work in hand: they wait for their turn instead of being refused, since refusing would only
+    /// repeat the work.
+    async fn write_in_turn<T>(
+        &self,
+        write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        writes.send(write(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    fn record_at(&self, sequence: Sequence) -> Result<Option<EventRecord>, StoreError> {
+        self.tree.get(key(b'e', sequence)).map_err(failed)?.map(|bytes| codec::decode(&bytes)).transpose()
+    }
+
+    fn sequence_of(&self, id: EventId) -> Result<Option<Sequence>, StoreError> {
+        Ok(self.tree.get(index_key(id)).map_err(failed)?.map(|bytes| sequence_of(&bytes)))
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            // The writer finishes what waits and lets go of the directory; a panic of its own has been reported.
+            let _ = writer.join();
+        }
+    }
+}
+
+#[async_trait]
+impl EventStore for SledStore {
+    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
+        let record = EventRecord::new(notification, now);
+        self.write(|reply| Write::Record(record, reply)).await
+    }
+
+    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+        let Some((sequence, fence)) = lock(&self.agenda).claim(lease, now) else { return Ok(None) };
+        match self.record_at(sequence)? {
+            Some(record) => Ok(Some(Claim { record, sequence, fence })),
+            None => Err(StoreError::Unreadable(format!("event number {sequence} has no record"))),
+        }
+    }
+
+    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
+        self.write_in_turn(|reply| Write::Advance(claim, step, now, now.plus(lease), reply)).await
+    }
+
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+        self.write_in_turn(|reply| Write::Settle(claim, settlement, now, reply)).await
+    }
+
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+        self.write(|reply| Write::Amend(id, amendment, now, reply)).await
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        match self.sequence_of(id)? {
+            Some(sequence) => self.record_at(sequence),
+            None => Ok(None),
+        }
+    }
+
+    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(sequence) = self.sequence_of(id)? else { return Ok(None) };
+        let mut chunks = self.tree.scan_prefix(key(b'b', sequence)).values().peekable();
+        if chunks.peek().is_none() {
+            return Ok(None);
+        }
+        let mut body = Vec::new();
+        for chunk in chunks {
+            body.extend_from_slice(&chunk.map_err(failed)?);
+        }
+        Ok(Some(body))
+    }
+
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        let mut page = Page { events: Vec::new(), next: None };
+        let end = before.map_or_else(|| IVec::from(&prefix(b'e' + 1)), |before| IVec::from(&key(b'e', before)));
+        for entry in self.tree.range(IVec::from(&prefix(b'e'))..end).rev() {
+            let (found, bytes) = entry.map_err(failed)?;
+            if page.events.len() == limit {
+                page.next = Some(sequence_of(&found) + 1);
+                break;
+            }
+            let event = codec::decode(&bytes)?;
+            if filter.shows(&event) {
+                page.events.push(event);
+            }
+        }
+        Ok(page)
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(lock(&self.agenda).next_due())
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        self.write(|reply| Write::Secret(name.to_owned(), fresh, reply)).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        // A failed write leaves sled refusing every access until it is opened again.
+        self.tree.get(LAYOUT_KEY).map_err(failed)?;
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        if writes.is_closed() {
+            return Err(stopped());
+        }
+        if writes.capacity() == 0 { Err(StoreError::Overloaded) } else { Ok(()) }
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
+/// The one thread that writes.
+struct Writer {
+    db: Db,
+    tree: Tree,
+    log: PathBuf,
+    durability: Durability,
+    next: Sequence,
+    agenda: Arc<Mutex<Agenda>>,
+    changed: Arc<Notify>,
+}
+
+/// Writes that become durable together, and what to do once they are.
+#[derive(Default)]
+struct Group {
+    batch: Batch,
+    writes: bool,
+    /// Events that are new in this group.
+    sequences: HashMap<EventId, Sequence>,
+    /// Records as this group leaves them.
+    records: HashMap<Sequence, EventRecord>,
+    answers: Vec<Answer>,
+}
+
+/// Called with whether the group is durable.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
+
+impl Writer {
+    fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
+        let mut writes = Vec::with_capacity(BATCH);
+        while waiting.blocking_recv_many(&mut writes, BATCH) > 0 {
+            let mut group = Group::default();
+            for write in writes.drain(..) {
+                self.prepare(&mut group, write);
+            }
+            let durable = self.commit(&mut group);
+            if let Err(error) = &durable {
+                tracing::error!(%error, writes = group.answers.len(), "writes could not be made durable");
+            }
+            let mut agenda = lock(&self.agenda);
+            for answer in group.answers {
+                answer(durable.clone(), &mut agenda);
+            }
+            drop(agenda);
+            self.changed.notify_one();
+        }
+    }
+
+    fn commit(&self, group: &mut Group) -> Result<(), StoreError> {
+        if !group.writes {
+            return Ok(());
+        }
+        self.tree.apply_batch(std::mem::take(&mut group.batch)).map_err(failed)?;
+        flush(&self.db, &self.log, self.durability)
+    }
+
+    fn prepare(&mut self, group: &mut Group, write: Write) {
+        match write {
+            Write::Record(record, reply) => {
+                let prepared = self.prepare_record(group, record);
+                group.answers.push(match prepared {
+                    Ok((sequence, recorded, record)) => Box::new(move |durable, agenda| {
+                        if let (Ok(()), Some(record)) = (&durable, record) {
+                            agenda.add(sequence, &record);
+                        }
+                        let _ = reply.send(durable.map(|()| recorded));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Advance(claim, step, now, until, reply) => {
+                let prepared = self.prepare_advance(group, claim, step, now);
+                group.answers.push(match prepared {
+                    Ok(claim) => Box::new(move |durable, agenda| {
+                        if durable.is_err() {
+                            agenda.free(claim.sequence, claim.record.due);
+                        }
+                        let advanced = durable.map(|()| {
+                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until);
+                            if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting }
+                        });
+                        let _ = reply.send(advanced);
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Settle(claim, settlement, now, reply) => {
+                let prepared = self.prepare_settle(group, claim, settlement, now);
+                group.answers.push(match prepared {
+                    Ok(claim) => Box::new(move |durable, agenda| {
+                        if durable.is_err() || claim.record.state.is_unfinished() {
+                            agenda.free(claim.sequence, claim.record.due);
+                        } else {
+                            agenda.remove(claim.sequence);
+                        }
+                        let _ = reply.send(durable);
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Amend(id, amendment, now, reply) => {
+                let prepared = self.prepare_amend(group, id, amendment, now);
+                group.answers.push(match prepared {
+                    Ok((sequence, record)) => Box::new(move |durable, agenda| {
+                        if durable.is_ok() {
+                            agenda.add(sequence, &record);
+                        }
+                        let _ = reply.send(durable.map(|()| record));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Secret(name, fresh, reply) => {
+                let prepared = self.prepare_secret(group, &name, fresh);
+                group.answers.push(match prepared {
+                    Ok(secret) => Box::new(move |durable, _| {
+                        let _ = reply.send(durable.map(|()| secret));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+        }
+    }
+
+    fn prepare_record(
+        &mut self,
+        group: &mut Group,
+        record: EventRecord,
+    ) -> Result<(Sequence, Recorded, Option<EventRecord>), StoreError> {
+        if let Some(sequence) = self.sequence_of(group, record.id)? {
+            let known = self.record_at(group, sequence)?;
+            return Ok((sequence, Recorded::Duplicate(known.progress()), None));
+        }
+        let sequence = self.next;
+        group.put(key(b'e', sequence), codec::encode(&record)?);
+        group.put(index_key(record.id), &sequence.to_be_bytes());
+        group.put(key(b'u', sequence), &[]);
+        self.next += 1;
+        group.sequences.insert(record.id, sequence);
+        group.records.insert(sequence, record.clone());
+        Ok((sequence, Recorded::New, Some(record)))
+    }
+
+    fn prepare_advance(
+        &self,
+        group: &mut Group,
+        mut claim: Claim,
+        step: Step,
+        now: Timestamp,
+    ) -> Result<Claim, StoreError> {
+        let (change, body) = match step {
+            Step::Fetched { facts, body } => (Change::Fetched(facts), body),
+            Step::Handled(result) => (Change::Handled(result), Vec::new()),
+        };
+        claim.record.apply(change, now)?;
+        let encoded = codec::encode(&claim.record)?;
+        self.pin(&claim, now)?;
+        group.put(key(b'e', claim.sequence), encoded);
+        for (chunk, number) in body.chunks(CHUNK).zip(0_u16..) {
+            let mut chunk_key = key(b'b', claim.sequence).to_vec();
+            chunk_key.extend_from_slice(&number.to_be_bytes());
+            group.put(chunk_key, chunk);
+        }
+        group.records.insert(claim.sequence, claim.record.clone());
+        Ok(claim)
+    }
+
+    fn prepare_settle(
+        &self,
+        group: &mut Group,
+        mut claim: Claim,
+        settlement: Settlement,
+        now: Timestamp,
+    ) -> Result<Claim, StoreError> {
+        claim.record.apply(settlement.into(), now)?;
+        let encoded = codec::encode(&claim.record)?;
+        self.pin(&claim, now)?;
+        group.put(key(b'e', claim.sequence), encoded);
+        if !claim.record.state.is_unfinished() {
+            group.remove(&key(b'u', claim.sequence));
+        }
+        group.records.insert(claim.sequence, claim.record.clone());
+        Ok(claim)
+    }
+
+    fn prepare_amend(
+        &self,
+        group: &mut Group,
+        id: EventId,
+        amendment: Amendment,
+        now: Timestamp,
+    ) -> Result<(Sequence, EventRecord), StoreError> {
+        let sequence = self.sequence_of(group, id)?.ok_or(StoreError::NotFound)?;
+        let mut record = self.record_at(group, sequence)?;
+        record.apply_amendment(amendment.into(), now)?;
+        group.put(key(b'e', sequence), codec::encode(&record)?);
+        group.put(key(b'u', sequence), &[]);
+        group.records.insert(sequence, record.clone());
+        Ok((sequence, record))
+    }
+
+    fn prepare_secret(
+        &self,
+        group: &mut Group,
+        name: &str,
+        fresh: SecretSlice<u8>,
+    ) -> Result<SecretSlice<u8>, StoreError> {
+        let secret_key = [b"s", name.as_bytes()].concat();
+        if let Some(kept) = self.tree.get(&secret_key).map_err(failed)? {
+            return Ok(kept.to_vec().into());
+        }
+        group.put(secret_key, fresh.expose_secret());
+        Ok(fresh)
+    }
+
+    fn pin(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
+        let held = lock(&self.agenda).pin(claim.sequence, claim.fence, now);
+        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
+    }
+
+    fn sequence_of(&self, group: &Group, id: EventId) -> Result<Option<Sequence>, StoreError> {
+        if let Some(&sequence) = group.sequences.get(&id) {
+            return Ok(Some(sequence));
+        }
+        Ok(self.tree.get(index_key(id)).map_err(failed)?.map(|bytes| sequence_of(&bytes)))
+    }
+
+    fn record_at(&self, group: &Group, sequence: Sequence) -> Result<EventRecord, StoreError> {
+        if let Some(record) = group.records.get(&sequence) {
+            return Ok(record.clone());
+        }
+        let bytes = self.tree.get(key(b'e', sequence)).map_err(failed)?;
+        let bytes = bytes.ok_or_else(|| StoreError::Unreadable(format!("event number {sequence} has no record")))?;
+        codec::decode(&bytes)
+    }
+}
+
+impl Group {
+    fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<IVec>) {
+        self.batch.insert(key.as_ref(), value);
+        self.writes = true;
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        self.batch.remove(key);
+        self.writes = true;
+    }
+}
+
+fn refuse<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreError>>, error: StoreError) -> Answer {
+    Box::new(move |_, _| {
+        let _ = reply.send(Err(error));
+    })
+}
+
+fn lock(agenda: &Mutex<Agenda>) -> MutexGuard<'_, Agenda> {
+    agenda.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(error: sled::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("it is closed".to_owned())
+}
+
+fn flush(db: &Db, database: &Path, durability: Durability) -> Result<(), StoreError> {
+    db.flush().map_err(failed)?;
+    if durability == Durability::SyncedLog {
+        let synced = std::fs::File::open(database.join("db")).and_then(|log| log.sync_data());
+        synced.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn prefix(kind: u8) -> [u8; 1] {
+    [kind]
+}
+
+fn key(kind: u8, sequence: Sequence) -> [u8; 9] {
+    let mut key = [kind; 9];
+    key[1..].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+fn index_key(id: EventId) -> [u8; 17] {
+    let mut key = [b'i'; 17];
+    key[1..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// The sequence in the last eight bytes of a record's key or in an index entry's value.
+fn sequence_of(bytes: &[u8]) -> Sequence {
+    bytes.last_chunk().map_or(0, |chunk| Sequence::from_be_bytes(*chunk))
+}
+
+/// A snapshot that was being written at a crash makes sled refuse to open; the log still holds everything.
+///
+/// Only ever the unfinished ones: without a finished snapshot sled opens silently empty.
+fn remove_torn_snapshots(database: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(database)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_database(database: &Path, directory: &Path) -> Result<Db, OpenError> {
+    let config = sled::Config::new().path(database).cache_capacity(CACHE).flush_every_ms(None);
+    // sled panics on some kinds of damage.
+    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+    match opened {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+            Err(OpenError::Locked { directory: directory.to_owned() })
+        }
+        Ok(Err(sled::Error::Io(source))) => Err(OpenError::Directory { directory: directory.to_owned(), source }),
+        Ok(Err(error)) => Err(OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() }),
+        Err(_) => Err(OpenError::Damaged {
+            directory: directory.to_owned(),
+            reason: "it could not be read at all".to_owned(),
+        }),
+    }
+}
+
+/// The agenda as the last process left it.
+fn unfinished(tree: &Tree) -> Result<Agenda, StoreError> {
+    let mut agenda = Agenda::default();
+    for entry in tree.scan_prefix(prefix(b'u')).keys() {
+        let sequence = sequence_of(&entry.map_err(failed)?);
+        let bytes = tree.get(key(b'e', sequence)).map_err(failed)?;
+        let bytes = bytes.ok_or_else(|| StoreError::Unreadable(format!("event number {sequence} has no record")))?;
+        agenda.add(sequence, &codec::decode(&bytes)?);
+    }
+    Ok(agenda)
+}
