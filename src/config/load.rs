@@ -148,8 +148,8 @@ impl Config {
         read_secret_files(&mut tree, "", &sources)?;
 
         let config: Self = serde_path_to_error::deserialize(tree).map_err(|error| {
-            let message = error.inner().to_string();
-            let message = message.trim().to_owned();
+            // What follows on further lines is the path once more.
+            let message = error.inner().to_string().lines().next().unwrap_or_default().to_owned();
             let path = error.path().to_string();
             sources.fault(&path, &message)
         })?;

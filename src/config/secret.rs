@@ -30,8 +30,9 @@ impl fmt::Debug for Secret {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // serde's own message would quote a value of the wrong type, and the value is a secret.
-        let text = String::deserialize(deserializer)
-            .map_err(|_| serde::de::Error::custom("must be text; put the secret in double quotes"))?;
-        Ok(Self::from(text))
+        String::deserialize(deserializer).map(Self::from).map_err(|error| {
+            let is_missing = error.to_string().starts_with("missing field");
+            if is_missing { error } else { serde::de::Error::custom("must be text; put the secret in double quotes") }
+        })
     }
 }

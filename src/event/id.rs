@@ -68,6 +68,6 @@ mod tests {
     fn an_id_stays_what_it_was_in_every_release() {
         let base = BaseUrl::parse("https://market.example").expect("a base URL");
         let url = EventUrl::parse("https://market.example/events/1", [&base]).expect("an event URL");
-        assert_eq!(EventId::of("default", &url).to_string(), "PINNED");
+        assert_eq!(EventId::of("default", &url).to_string(), "845600b8-275f-5485-b861-df691a7bc2e4");
     }
 }

@@ -95,6 +95,7 @@ impl Agenda {
     pub(super) fn advanced(&mut self, sequence: Sequence, event: &EventRecord, until: Timestamp) -> bool {
         let Some(entry) = self.entries.get_mut(&sequence) else { return false };
         let Some(hold) = entry.hold else { return false };
+        entry.due = event.due;
         let joins = if entry.account.is_none() { account_of(event) } else { None };
         if let Some(account) = joins {
             self.join(sequence, account);

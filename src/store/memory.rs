@@ -165,3 +165,8 @@ impl EventStore for MemoryStore {
         Durability::Memory
     }
 }
+
+#[cfg(test)]
+mod tests {
+    super::super::conformance::conformance!((crate::store::memory::MemoryStore::new(), ()));
+}

@@ -1,0 +1,283 @@
+//! The contract of [`EventStore`](super::EventStore), sentence by sentence, for every store.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError};
+use crate::clock::Timestamp;
+use crate::event::{BaseUrl, EventId, EventResult, EventType, EventUrl, Facts, Notification, State};
+
+pub(super) const LEASE: Duration = Duration::from_secs(60);
+
+pub(super) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + seconds * 1000)
+}
+
+pub(super) fn notification(token: &str) -> Notification {
+    let base = BaseUrl::parse("https://market.example").expect("a base URL");
+    let url = format!("https://market.example/api/integration/v1/events/{token}");
+    let url = EventUrl::parse(&url, [&base]).expect("an event URL");
+    Notification::new("default".into(), url, Some(EventType::SubscriptionOrder), String::new())
+}
+
+fn id(token: &str) -> EventId {
+    notification(token).id()
+}
+
+pub(super) fn fetched(account: Option<&str>, body: &[u8]) -> Step {
+    let facts = Facts { kind: EventType::SubscriptionChange, flag: None, account: account.map(str::to_owned) };
+    Step::Fetched { facts, body: body.to_vec() }
+}
+
+async fn claim(store: &dyn EventStore, now: Timestamp) -> Option<Claim> {
+    store.claim(LEASE, now).await.expect("the store answers")
+}
+
+async fn proceed(store: &dyn EventStore, claim: Claim, step: Step, now: Timestamp) -> Claim {
+    match store.advance(claim, step, LEASE, now).await.expect("the step is taken") {
+        Advanced::Proceed(claim) => claim,
+        Advanced::Waiting => panic!("nothing else of the account is at work"),
+    }
+}
+
+async fn state(store: &dyn EventStore, token: &str) -> State {
+    store.event(id(token)).await.expect("the store answers").expect("the event is there").state
+}
+
+pub(super) async fn a_new_event_is_recorded_once_and_then_known(store: &dyn EventStore) {
+    assert_eq!(store.record(&notification("1"), at(0)).await, Ok(Recorded::New));
+    let Ok(Recorded::Duplicate(progress)) = store.record(&notification("1"), at(1)).await else { panic!("known") };
+    assert_eq!((progress.state, progress.result), (State::Received, None));
+    assert_eq!(store.event(id("1")).await.expect("answers").expect("there").received_at, at(0));
+    assert_eq!(store.event(id("2")).await, Ok(None));
+}
+
+pub(super) async fn fifty_notifications_at_once_are_one_event(store: &dyn EventStore) {
+    let notification = notification("1");
+    let mut new = 0;
+    let attempts = (0..50).map(|_| store.record(&notification, at(0)));
+    for recorded in join_all(attempts).await {
+        new += usize::from(recorded.expect("recorded") == Recorded::New);
+    }
+    assert_eq!(new, 1);
+    assert!(claim(store, at(0)).await.is_some());
+    assert!(claim(store, at(0)).await.is_none());
+}
+
+pub(super) async fn a_finished_duplicate_brings_the_stored_result(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let claimed = claim(store, at(0)).await.expect("one event");
+    let claimed = proceed(store, claimed, fetched(Some("a"), b"{}"), at(1)).await;
+    let result = EventResult::success("well done");
+    let claimed = proceed(store, claimed, Step::Handled(result.clone()), at(2)).await;
+    store.settle(claimed, Settlement::Done(None), at(3)).await.expect("settled");
+    let Ok(Recorded::Duplicate(progress)) = store.record(&notification("1"), at(4)).await else { panic!("known") };
+    assert_eq!((progress.state, progress.result), (State::Done, Some(result)));
+    assert!(claim(store, at(1000)).await.is_none(), "a finished event is never claimed");
+}
+
+pub(super) async fn events_are_claimed_in_order_of_receipt_and_by_one_holder_each(store: &dyn EventStore) {
+    for (second, token) in ["1", "2", "3"].into_iter().enumerate() {
+        store.record(&notification(token), at(i64::try_from(second).expect("small"))).await.expect("recorded");
+    }
+    for token in ["1", "2", "3"] {
+        assert_eq!(claim(store, at(10)).await.expect("an event").event().id, id(token));
+    }
+    assert!(claim(store, at(10)).await.is_none());
+}
+
+pub(super) async fn a_body_is_kept_as_received(store: &dyn EventStore) {
+    let body: Vec<u8> = (0..100_000_u32).map(|n| u8::try_from(n % 251).expect("a byte")).collect();
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    assert_eq!(store.body(id("1")).await, Ok(None));
+    let claimed = claim(store, at(0)).await.expect("one event");
+    let _held = proceed(store, claimed, fetched(None, &body), at(1)).await;
+    assert_eq!(store.body(id("1")).await, Ok(Some(body)));
+}
+
+pub(super) async fn an_event_whose_holder_vanished_is_handed_out_again_after_its_lease(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let vanished = claim(store, at(0)).await.expect("one event");
+    assert!(claim(store, at(59)).await.is_none());
+    assert_eq!(store.next_due().await, Ok(Some(at(60))));
+    let second = claim(store, at(60)).await.expect("the lease has ended");
+    let late = store.advance(vanished, fetched(None, b"{}"), LEASE, at(61)).await;
+    assert!(matches!(late, Err(StoreError::LeaseEnded)), "{late:?}");
+    assert_eq!(state(store, "1").await, State::Received);
+    let _held = proceed(store, second, fetched(None, b"{}"), at(62)).await;
+}
+
+pub(super) async fn a_holder_whose_lease_ended_cannot_settle(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    let late = store.settle(held, Settlement::Dead("late".into()), at(60)).await;
+    assert_eq!(late, Err(StoreError::LeaseEnded));
+    assert_eq!(state(store, "1").await, State::Received);
+}
+
+pub(super) async fn progress_renews_the_lease(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    let held = proceed(store, held, fetched(None, b"{}"), at(59)).await;
+    assert!(claim(store, at(100)).await.is_none());
+    store.settle(held, Settlement::Deferred, at(118)).await.expect("the lease still holds");
+    assert_eq!(state(store, "1").await, State::Deferred);
+}
+
+pub(super) async fn a_failed_attempt_is_due_again_when_it_says(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    let retry = Settlement::Retry { due: at(30), error: "down".into() };
+    store.settle(held, retry, at(1)).await.expect("settled");
+    assert_eq!(store.next_due().await, Ok(Some(at(30))));
+    assert!(claim(store, at(29)).await.is_none());
+    let again = claim(store, at(30)).await.expect("due");
+    assert_eq!((again.event().attempts, again.event().last_error.as_deref()), (1, Some("down")));
+}
+
+pub(super) async fn of_one_account_one_event_at_a_time_runs_and_others_are_not_held_up(store: &dyn EventStore) {
+    for token in ["1", "2", "other"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+    }
+    let first = claim(store, at(1)).await.expect("1");
+    let second = claim(store, at(1)).await.expect("2");
+    let other = claim(store, at(1)).await.expect("other");
+    let first = proceed(store, first, fetched(Some("a"), b"{}"), at(1)).await;
+    let waiting = store.advance(second, fetched(Some("a"), b"{}"), LEASE, at(1)).await;
+    assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}");
+    let _other = proceed(store, other, fetched(Some("b"), b"{}"), at(1)).await;
+    assert!(claim(store, at(2)).await.is_none(), "2 waits for 1");
+    let first = proceed(store, first, Step::Handled(EventResult::success("")), at(2)).await;
+    assert!(claim(store, at(2)).await.is_none(), "until 1 is reported");
+    store.settle(first, Settlement::Done(None), at(3)).await.expect("settled");
+    assert_eq!(claim(store, at(3)).await.expect("2").event().id, id("2"));
+}
+
+pub(super) async fn an_earlier_event_of_an_account_goes_before_a_later_one_that_was_read_first(store: &dyn EventStore) {
+    for token in ["1", "2", "3"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+    }
+    let first = claim(store, at(1)).await.expect("1");
+    let second = claim(store, at(1)).await.expect("2");
+    let third = claim(store, at(1)).await.expect("3");
+    let third = proceed(store, third, fetched(Some("a"), b"{}"), at(1)).await;
+    for earlier in [second, first] {
+        let waiting = store.advance(earlier, fetched(Some("a"), b"{}"), LEASE, at(1)).await;
+        assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}");
+    }
+    let retry = Settlement::Retry { due: at(2), error: "down".into() };
+    store.settle(third, retry, at(2)).await.expect("settled");
+    for token in ["1", "2", "3"] {
+        let next = claim(store, at(3)).await.expect("the next of the account");
+        assert_eq!(next.event().id, id(token));
+        assert!(claim(store, at(3)).await.is_none(), "one at a time");
+        store.settle(next, Settlement::Dead("enough".into()), at(3)).await.expect("settled");
+    }
+}
+
+pub(super) async fn a_deferred_event_is_resolved_from_outside_and_then_reported(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let early = store.amend(id("1"), Amendment::Resolve(EventResult::success("")), at(0)).await;
+    assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
+    let held = claim(store, at(0)).await.expect("one event");
+    let held = proceed(store, held, fetched(None, b"{}"), at(1)).await;
+    let meddling = store.amend(id("1"), Amendment::Resolve(EventResult::success("")), at(1)).await;
+    assert!(matches!(meddling, Err(StoreError::Illegal(_))), "{meddling:?}");
+    store.settle(held, Settlement::Deferred, at(1)).await.expect("settled");
+    assert!(claim(store, at(1000)).await.is_none());
+    let result = EventResult::success("at last");
+    store.amend(id("1"), Amendment::Resolve(result.clone()), at(2000)).await.expect("resolved");
+    let held = claim(store, at(2000)).await.expect("to be reported");
+    assert_eq!((held.event().state, held.event().result.clone()), (State::Handled, Some(result)));
+    assert_eq!(store.amend(id("2"), Amendment::Rerun, at(0)).await, Err(StoreError::NotFound));
+}
+
+pub(super) async fn a_dead_event_is_claimed_again_only_when_an_operator_asks(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    store.settle(held, Settlement::Dead("gone".into()), at(1)).await.expect("settled");
+    assert!(claim(store, at(100_000)).await.is_none());
+    store.amend(id("1"), Amendment::Rerun, at(100_000)).await.expect("put back");
+    assert!(claim(store, at(100_000)).await.is_some());
+}
+
+pub(super) async fn a_listing_is_newest_first_in_pages_and_filtered(store: &dyn EventStore) {
+    for token in ["1", "2", "3", "4", "5"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+    }
+    let held = claim(store, at(0)).await.expect("1");
+    store.settle(held, Settlement::Dead("gone".into()), at(1)).await.expect("settled");
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = store.list(&Filter::default(), cursor, 2).await.expect("a page");
+        assert!(page.events.len() <= 2);
+        seen.extend(page.events.into_iter().map(|event| event.id));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["5", "4", "3", "2", "1"].map(id));
+    let dead = Filter { state: Some(State::Dead), ..Filter::default() };
+    let page = store.list(&dead, None, 10).await.expect("a page");
+    assert_eq!(page.events.iter().map(|event| event.id).collect::<Vec<_>>(), [id("1")]);
+}
+
+pub(super) async fn a_secret_is_kept_from_the_first_time_on(store: &dyn EventStore) {
+    let first = store.secret("key", vec![1, 2, 3].into()).await.expect("kept");
+    let second = store.secret("key", vec![4, 5, 6].into()).await.expect("read");
+    assert_eq!(first.expose_secret(), second.expose_secret());
+    assert_eq!(first.expose_secret(), [1, 2, 3]);
+}
+
+async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.map(Box::pin).collect();
+    let mut outputs = Vec::new();
+    std::future::poll_fn(|context| {
+        waiting.retain_mut(|future| match future.as_mut().poll(context) {
+            std::task::Poll::Ready(output) => {
+                outputs.push(output);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if waiting.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    outputs
+}
+
+/// Stamps the suite out for one store: `$open` makes a fresh one and whatever must outlive it.
+macro_rules! conformance {
+    ($open:expr) => {
+        $crate::store::conformance::conformance! { $open;
+            a_new_event_is_recorded_once_and_then_known
+            fifty_notifications_at_once_are_one_event
+            a_finished_duplicate_brings_the_stored_result
+            events_are_claimed_in_order_of_receipt_and_by_one_holder_each
+            a_body_is_kept_as_received
+            an_event_whose_holder_vanished_is_handed_out_again_after_its_lease
+            a_holder_whose_lease_ended_cannot_settle
+            progress_renews_the_lease
+            a_failed_attempt_is_due_again_when_it_says
+            of_one_account_one_event_at_a_time_runs_and_others_are_not_held_up
+            an_earlier_event_of_an_account_goes_before_a_later_one_that_was_read_first
+            a_deferred_event_is_resolved_from_outside_and_then_reported
+            a_dead_event_is_claimed_again_only_when_an_operator_asks
+            a_listing_is_newest_first_in_pages_and_filtered
+            a_secret_is_kept_from_the_first_time_on
+        }
+    };
+    ($open:expr; $($sentence:ident)+) => {
+        mod conforms {
+            $(#[tokio::test]
+            async fn $sentence() {
+                let (store, _kept) = $open;
+                $crate::store::conformance::$sentence(&store).await;
+            })+
+        }
+    };
+}
+pub(super) use conformance;

@@ -1,0 +1,262 @@
+//! The program as a user types it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use crate::support::process::{Process, doorbell};
+use crate::support::receiver::json as body_of;
+use crate::support::{PATIENCE, configuration};
+
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let directory = tempfile::tempdir().expect("a directory");
+    Command::new(doorbell()).args(arguments).envs(variables.iter().copied()).current_dir(directory.path()).output().expect("runs")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    for command in ["dev", "serve", "sandbox", "check", "token", "health"] {
+        let output = run(&[command, "--help"], &[]);
+        assert!(output.status.success(), "{command}");
+        assert!(said(&output).contains("Example:\n  "), "{command}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    for arguments in [&["ring"][..], &["serve", "--port", "1"], &[]] {
+        assert_eq!(run(arguments, &[]).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_exits_with_78_and_names_key_and_remedy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorbell.toml");
+    let file = path.to_str().expect("text");
+    let good = configuration("http://127.0.0.1:1", "memory:");
+    for (text, key, remedy) in [
+        (good.replace("[server]", "[server]\nlisen = \"x\""), "server.lisen is not a key doorbell knows", "expected one of"),
+        (good.replace("client_secret = \"outbound-secret\"", ""), "integrations[0].outbound.client_secret is missing", "write client_secret"),
+        (good.replace("http://127.0.0.1:1", "marketplace"), "integrations[0].marketplaces[0].base_url is not a URL", "write it like"),
+        (good.replace("http://127.0.0.1:1", "http://market.example"), "marketplaces[0].base_url is http://", "write https://"),
+        ("listen = [".into(), "line 1: not TOML", ""),
+    ] {
+        std::fs::write(&path, text).expect("written");
+        for command in ["serve", "check", "token", "sandbox", "health"] {
+            let output = run(&[command, "--config", file], &[]);
+            let message = said(&output);
+            assert_eq!(output.status.code(), Some(78), "{command}: {message}");
+            assert!(message.contains(file) && message.contains(key) && message.contains(remedy), "{command}: {message}");
+            assert!(!message.contains("outbound-secret"), "{message}");
+        }
+    }
+    let output = run(&["serve", "--config", "/nowhere/doorbell.toml"], &[]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(said(&output).contains("/nowhere/doorbell.toml: cannot be read"), "{}", said(&output));
+    let output = run(&["serve"], &[("DOORBELL__SERVER__LISTEN", "nowhere")]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(said(&output).contains("environment variable DOORBELL__SERVER__LISTEN: server.listen"), "{}", said(&output));
+}
+
+#[test]
+fn a_configuration_mistake_is_found_before_any_port_is_bound_or_directory_made() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let data = directory.path().join("data");
+    let text = configuration("http://127.0.0.1:1", &format!("sled:{}", data.display()))
+        .replacen("127.0.0.1:0", &taken.local_addr().expect("an address").to_string(), 1)
+        .replace("[server]", "[server]\nlisen = \"x\"");
+    let path = directory.path().join("doorbell.toml");
+    std::fs::write(&path, text).expect("written");
+    let output = run(&["serve", "--config", path.to_str().expect("text")], &[]);
+    assert_eq!(output.status.code(), Some(78), "the mistake is found first, not the port in use: {}", said(&output));
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_the_key() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let variables = [("DOORBELL__SERVER__LISTEN", address.as_str()), ("DOORBELL__STORE__URL", "memory:")];
+    let output = run(&["serve"], &variables);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("server.listen") && said(&output).contains("stop what listens there"), "{}", said(&output));
+}
+
+/// `doorbell dev` on free ports.
+struct Dev {
+    child: Child,
+    receiver: String,
+    market: String,
+    operator: String,
+    data: String,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let free = [("SERVER", ""), ("ADMIN", ""), ("SANDBOX", "")].map(|(section, _)| (format!("DOORBELL__{section}__LISTEN"), "127.0.0.1:0"));
+        let mut child = Command::new(doorbell()).arg("dev").envs(free).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let mut value = |name: &str| {
+            let line = lines.find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("no line for {name}"));
+            line.trim_start().trim_start_matches(name).trim().to_owned()
+        };
+        let (receiver, operator, market, data) = (value("receiver"), value("operator"), value("marketplace"), value("events in"));
+        Self { child, receiver, market, operator, data }
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.data);
+    }
+}
+
+async fn until_complete(client: &Client, market: &str, id: &str) -> Value {
+    let complete = async {
+        loop {
+            let event = body_of(client.get(format!("{market}/simulate/events/{id}")).send().await.expect("answers")).await;
+            if event["state"] == "COMPLETE" {
+                return event;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, complete).await.unwrap_or_else(|_| panic!("{id} is not complete"))
+}
+
+const KINDS: [&str; 13] = [
+    "subscription-order",
+    "subscription-change",
+    "subscription-cancel",
+    "subscription-notice",
+    "subscription-status",
+    "user-assignment",
+    "user-unassignment",
+    "user-updated",
+    "addon-order",
+    "addon-change",
+    "addon-cancel",
+    "addon-bind",
+    "addon-unbind",
+];
+
+#[tokio::test]
+async fn in_dev_every_kind_of_event_is_completed_by_either_route() {
+    let dev = Dev::start();
+    let client = Client::new();
+    for route in ["", "?via=shared"] {
+        for kind in KINDS {
+            let answer = client.post(format!("{}/simulate/{kind}{route}", dev.market)).send().await.expect("answers");
+            let simulated = body_of(answer).await;
+            let id = simulated["id"].as_str().unwrap_or_else(|| panic!("{kind}: {simulated}"));
+            let event = until_complete(&client, &dev.market, id).await;
+            let account = event["accountIdentifier"].as_str().unwrap_or_default();
+            assert!(!account.is_empty(), "{kind}: {event}");
+            let results = i32::from(kind != "subscription-notice");
+            assert_eq!((&event["resultsTaken"], &event["resultsRefused"]), (&json!(results), &json!(0)), "{kind}{route}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_dev_every_ping_passes_and_no_handler_runs_for_it() {
+    let dev = Dev::start();
+    let client = Client::new();
+    let answer = client.post(format!("{}/simulate/ping", dev.market)).header("accept", "application/json").send().await.expect("answers");
+    let pings = body_of(answer).await;
+    let pings = pings.as_array().expect("a list");
+    assert_eq!(pings.len(), 14);
+    assert!(pings.iter().all(|ping| ping["passed"] == true), "{pings:?}");
+    for ping in pings {
+        let event = until_complete(&client, &dev.market, ping["id"].as_str().expect("an id")).await;
+        assert_eq!((&event["resultsTaken"], &event["resultsRefused"]), (&json!(0), &json!(0)));
+    }
+    let table = client.post(format!("{}/simulate/ping", dev.market)).send().await.expect("answers").text().await.expect("text");
+    assert!(table.contains("passed") && !table.contains("FAILED"), "{table}");
+    let events = body_of(client.get(&dev.operator).send().await.expect("answers")).await;
+    assert!(events["events"].as_array().expect("a list").iter().all(|event| event["result"].is_null()), "{events}");
+}
+
+#[tokio::test]
+async fn in_dev_every_simulated_fault_heals() {
+    let dev = Dev::start();
+    let client = Client::new();
+    for fault in ["duplicate", "slow", "error", "unauthorized", "garbage", "lost-result"] {
+        let answer = client.post(format!("{}/simulate/subscription-order?fault={fault}", dev.market)).send().await.expect("answers");
+        let simulated = body_of(answer).await;
+        let event = until_complete(&client, &dev.market, simulated["id"].as_str().expect("an id")).await;
+        assert_eq!(event["resultsTaken"], 1, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_simulated_event_can_be_changed_by_a_body() {
+    let dev = Dev::start();
+    let client = Client::new();
+    let overrides = json!({"flag": "DEVELOPMENT", "payload": {"order": {"editionCode": "GOLD"}}}).to_string();
+    let answer = client.post(format!("{}/simulate/subscription-order?count=3", dev.market)).body(overrides).send().await.expect("answers");
+    let simulated = body_of(answer).await;
+    assert_eq!(simulated["events"].as_array().expect("a list").len(), 3);
+    let event = until_complete(&client, &dev.market, simulated["events"][2]["id"].as_str().expect("an id")).await;
+    assert_eq!((&event["body"]["flag"], &event["body"]["payload"]["order"]["editionCode"]), (&json!("DEVELOPMENT"), &json!("GOLD")));
+    let wrong = client.post(format!("{}/simulate/subscription-order", dev.market)).body("[]").send().await.expect("answers");
+    assert_eq!(wrong.status(), 400);
+}
+
+#[tokio::test]
+async fn serve_and_sandbox_work_together_and_check_token_and_health_agree() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorbell.toml");
+    let file = path.to_str().expect("text");
+    let store = format!("sled:{}", directory.path().join("data").display());
+    let text = configuration("http://127.0.0.1:9", &store);
+
+    // The receiver has a free port by the time it is up; the others are told where it is.
+    std::fs::write(&path, &text).expect("written");
+    let output = run(&["check", "--config", file, "--output", "json"], &[]);
+    assert_eq!(output.status.code(), Some(1), "the marketplace is out of reach");
+    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let oks: Vec<_> = findings.as_array().expect("a list").iter().map(|finding| finding["ok"] == true).collect();
+    assert_eq!(oks, [true, true, false], "{findings}");
+
+    let marketplace = crate::support::marketplace::Marketplace::start().await;
+    std::fs::write(&path, configuration(&marketplace.base_url, &store)).expect("written");
+    let process = Process::serve(&doorbell(), &path, &[]);
+    let listen = process.public.trim_start_matches("http://").to_owned();
+    let variables = [("DOORBELL__SERVER__LISTEN", listen.as_str())];
+    let run = |arguments: &'static [&'static str]| {
+        let arguments: Vec<_> = arguments.iter().copied().chain(["--config", file]).map(str::to_owned).collect();
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        tokio::task::spawn_blocking(move || Command::new(doorbell()).args(arguments).envs(variables).output().expect("runs"))
+    };
+    let output = run(&["check"]).await.expect("ran");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("in use by the doorbell at"), "{}", said(&output));
+    let output = run(&["health"]).await.expect("ran");
+    assert!(output.status.success(), "{}", said(&output));
+    let output = run(&["token"]).await.expect("ran");
+    let bearer = String::from_utf8(output.stdout).expect("text");
+    let url = marketplace.order("1");
+    let client = Client::new();
+    let answer = crate::support::receiver::notify(&client, &process.public, bearer.trim(), "/create", &url).await;
+    assert_eq!(answer.status(), 202);
+    marketplace.until_settled("1").await;
+    let output = run(&["token", "--integration", "nobody"]).await.expect("ran");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("there is default"), "{}", said(&output));
+
+    let (status, _) = process.terminate();
+    assert!(status.success());
+    let output = run(&["health"]).await.expect("ran");
+    assert_eq!(output.status.code(), Some(1));
+}

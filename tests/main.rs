@@ -1,0 +1,16 @@
+//! Doorbell from outside: over HTTP, against the library's own composition or the real program.
+#![allow(
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a test fails by panicking, and a table of cases is as long as there are cases"
+)]
+
+mod architecture;
+mod authentication;
+mod command_line;
+mod crash;
+mod delivery;
+mod receive;
+mod support;

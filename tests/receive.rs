@@ -1,0 +1,266 @@
+//! What the public listener takes, what it refuses, and that what it takes is recorded once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use doorbell::async_trait;
+use doorbell::clock::{SystemClock, Timestamp};
+use doorbell::event::{EventId, EventRecord, Notification};
+use doorbell::handler::Accept;
+use doorbell::store::memory::MemoryStore;
+use doorbell::store::{
+    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+};
+use reqwest::StatusCode;
+use secrecy::SecretSlice;
+use serde_json::json;
+use crate::support::configuration;
+use crate::support::marketplace::{Marketplace, Twist};
+use crate::support::receiver::{Receiver, json as body_of, notify, token};
+
+async fn start() -> (Marketplace, Receiver) {
+    let marketplace = Marketplace::start().await;
+    let receiver = Receiver::start(&configuration(&marketplace.base_url, "memory:"), Accept).await;
+    (marketplace, receiver)
+}
+
+#[tokio::test]
+async fn every_notification_route_records_and_answers_by_the_contract() {
+    let (marketplace, receiver) = start().await;
+    for (route, status) in [
+        ("", 202),
+        ("/create", 202),
+        ("/upgrade", 202),
+        ("/cancel", 202),
+        ("/notify", 200),
+        ("/assign", 202),
+        ("/unassign", 202),
+        ("/event-status", 202),
+        ("/addon", 202),
+        ("/user-updated", 202),
+    ] {
+        let url = marketplace.order(&format!("event{}", route.replace('/', "-")));
+        let answer = receiver.notify(route, &url).await;
+        assert_eq!(answer.status(), status, "{route}");
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        assert_eq!(body_of(answer).await["success"], true, "{route}");
+    }
+    assert_eq!(receiver.events().await.len(), 10);
+}
+
+#[tokio::test]
+async fn the_event_url_may_come_under_its_old_name_and_among_other_parameters() {
+    let (marketplace, receiver) = start().await;
+    let url = marketplace.order("1");
+    let bearer = receiver.token().await;
+    for query in [format!("url={url}"), format!("lang=en&eventUrl={url}&x=y")] {
+        let request = receiver.client.get(format!("{}/notifications/create?{query}", receiver.public));
+        let answer = request.bearer_auth(&bearer).send().await.expect("answers");
+        assert!(answer.status().is_success(), "{query}");
+    }
+    assert_eq!(receiver.events().await.len(), 1);
+}
+
+#[tokio::test]
+async fn bad_input_is_answered_with_the_fault_and_nothing_is_recorded() {
+    let (marketplace, receiver) = start().await;
+    let base = &marketplace.base_url;
+    let port = base.rsplit(':').next().expect("a port");
+    let bearer = receiver.token().await;
+    let long = format!("eventUrl={base}/{}", "a".repeat(4000));
+    let parameters = format!("eventUrl={base}/events/1&x={}", "a".repeat(4000));
+    let cases = [
+        (String::new(), "eventUrl is missing"),
+        ("eventUrl=".into(), "eventUrl is missing"),
+        ("EVENTURL=x".into(), "eventUrl is missing"),
+        (format!("eventUrl={base}/events/1&eventUrl={base}/events/2"), "more than once"),
+        ("eventUrl=%7BeventUrl%7D".into(), "'{'"),
+        ("eventUrl=events/1".into(), "not an absolute http or https URL"),
+        ("eventUrl=file:///etc/passwd".into(), "not an absolute http or https URL"),
+        ("eventUrl=http://evil.example/events/1".into(), "points to http://evil.example, which is not a marketplace"),
+        (format!("eventUrl=http://127.0.0.1:{port}@evil.example/events/1"), "names a user before its host"),
+        (format!("eventUrl=http://evil.example%5C@127.0.0.1:{port}/events/1"), "'\\\\'"),
+        ("eventUrl=http://127.0.0.1:1/events/1".into(), "points to http://127.0.0.1:1, which"),
+        (format!("eventUrl=https://127.0.0.1:{port}/events/1"), "which is not a marketplace"),
+        (format!("eventUrl=http://localhost:{port}/events/1"), "which is not a marketplace"),
+        (format!("eventUrl=http://2130706433:{port}/events/1"), "not in normal form"),
+        (format!("eventUrl={base}/events/../../secrets"), "not in normal form"),
+        (format!("eventUrl={base}/events/%252e%252e/secrets"), "not in normal form"),
+        (format!("eventUrl={base}/events/1%23x"), "fragment"),
+        (format!("eventUrl={base}/events/1%0d%0aX:y"), "'\\r'"),
+        (format!("eventUrl={base}/"), "no event id"),
+        (long, "at most 2048 are accepted"),
+        (parameters, "at most 2048 are kept"),
+    ];
+    for (query, fault) in cases {
+        for route in ["", "/create"] {
+            let request = receiver.client.get(format!("{}/notifications{route}?{query}", receiver.public));
+            let answer = request.bearer_auth(&bearer).send().await.expect("answers");
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{query}");
+            let body = body_of(answer).await;
+            assert_eq!((&body["success"], &body["errorCode"]), (&json!(false), &json!("INVALID_RESPONSE")), "{query}");
+            let message = body["message"].as_str().expect("a message");
+            assert!(message.contains(fault), "{query}: {message} lacks {fault}");
+        }
+    }
+    assert!(receiver.events().await.is_empty());
+    assert!(marketplace.with(|books| books.arrived.is_empty()), "nobody was called");
+}
+
+#[tokio::test]
+async fn an_over_long_request_line_is_refused_and_nothing_is_recorded() {
+    let (marketplace, receiver) = start().await;
+    let url = format!("{}/{}", marketplace.base_url, "a".repeat(300_000));
+    let request = receiver.client.get(format!("{}/notifications/create?eventUrl={url}", receiver.public));
+    // The server may close the connection while the rest is still being sent.
+    if let Ok(answer) = request.bearer_auth(receiver.token().await).send().await {
+        assert!(answer.status().is_client_error(), "{}", answer.status());
+    }
+    assert!(receiver.events().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_no_route_or_no_get_is_answered_in_json() {
+    let (_marketplace, receiver) = start().await;
+    let get = receiver.client.get(format!("{}/notification", receiver.public)).send().await.expect("answers");
+    assert_eq!(get.status(), StatusCode::NOT_FOUND);
+    assert_eq!(body_of(get).await["errorCode"], "NOT_FOUND");
+    let post = receiver.client.post(format!("{}/notifications/create", receiver.public)).send().await.expect("answers");
+    assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn fifty_notifications_of_one_event_at_once_are_one_event_and_one_run() {
+    let (marketplace, receiver) = start().await;
+    let url = marketplace.order("1");
+    let bearer = receiver.token().await;
+    let mut notifications = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (client, public, bearer, url) = (receiver.client.clone(), receiver.public.clone(), bearer.clone(), url.clone());
+        notifications.spawn(async move { notify(&client, &public, &bearer, "/create", &url).await.status() });
+    }
+    let statuses = notifications.join_all().await;
+    assert!(statuses.iter().all(StatusCode::is_success), "{statuses:?}");
+    marketplace.until_settled("1").await;
+    receiver.until_state("done").await;
+    assert_eq!(receiver.events().await.len(), 1);
+    let seen = marketplace.seen("1");
+    assert_eq!((seen.reads, seen.taken.len(), seen.refused), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_duplicate_of_a_finished_event_is_answered_with_its_result() {
+    let (marketplace, receiver) = start().await;
+    let url = marketplace.order("1");
+    receiver.notify("/create", &url).await;
+    receiver.until_state("done").await;
+    let answer = receiver.notify("/create", &url).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(body_of(answer).await, marketplace.seen("1").taken[0]);
+}
+
+#[tokio::test]
+async fn a_duplicate_of_an_unfinished_event_is_answered_202() {
+    let (marketplace, receiver) = start().await;
+    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    let url = marketplace.order("1");
+    for _ in 0..2 {
+        assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);
+    }
+    assert_eq!(receiver.events().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_path_in_the_public_url_is_the_prefix_of_every_public_route() {
+    let marketplace = Marketplace::start().await;
+    let configuration = configuration(&marketplace.base_url, "memory:")
+        .replace("[server]", "[server]\npublic_url = \"http://127.0.0.1:8080/in/front\"");
+    let receiver = Receiver::start(&configuration, Accept).await;
+    assert!(receiver.public.ends_with("/in/front"));
+    let url = marketplace.order("1");
+    assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);
+    for (path, status) in [("/in/front/health/ready", 200), ("/in/front/health/live", 200), ("/health/ready", 404), ("/notifications/create", 404)] {
+        let answer = receiver.client.get(format!("http://{}{path}", receiver.app.public)).send().await.expect("answers");
+        assert_eq!(answer.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_one_integration_records_nothing_for_another() {
+    let (ours, theirs) = (Marketplace::start().await, Marketplace::start().await);
+    let second = configuration(&theirs.base_url, "memory:");
+    let second = &second[second.find("[[integrations]]").expect("an integration")..];
+    let second = second.replace("\"default\"", "\"second\"").replace("\"marketplace\"", "\"second-client\"");
+    let receiver = Receiver::start(&format!("{}{second}", configuration(&ours.base_url, "memory:")), Accept).await;
+    let answer = receiver.notify("/create", &theirs.order("1")).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(body_of(answer).await["errorCode"], "FORBIDDEN");
+    assert!(receiver.events().await.is_empty());
+    let bearer = token(&receiver.client, &receiver.public, "second-client", "outbound-secret").await;
+    let answer = notify(&receiver.client, &receiver.public, &bearer, "/create", &theirs.order("1")).await;
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+}
+
+/// A store whose medium fails at every notification.
+struct Broken(MemoryStore, StoreError);
+
+#[async_trait]
+impl EventStore for Broken {
+    async fn record(&self, _: &Notification, _: Timestamp) -> Result<Recorded, StoreError> {
+        Err(self.1.clone())
+    }
+    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+        self.0.claim(lease, now).await
+    }
+    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
+        self.0.advance(claim, step, lease, now).await
+    }
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+        self.0.settle(claim, settlement, now).await
+    }
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+        self.0.amend(id, amendment, now).await
+    }
+    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        self.0.event(id).await
+    }
+    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.body(id).await
+    }
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        self.0.list(filter, before, limit).await
+    }
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.0.next_due().await
+    }
+    async fn changed(&self) {
+        self.0.changed().await;
+    }
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        self.0.secret(name, fresh).await
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        Err(self.1.clone())
+    }
+    fn durability(&self) -> Durability {
+        self.0.durability()
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_durable_is_answered_503_and_never_2xx() {
+    let marketplace = Marketplace::start().await;
+    for fault in [StoreError::Unavailable("disk 7 of array secret-array is full".into()), StoreError::Overloaded] {
+        let store = Arc::new(Broken(MemoryStore::new(), fault));
+        let configuration = configuration(&marketplace.base_url, "memory:");
+        let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
+        let answer = receiver.notify("/create", &marketplace.order("1")).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+        let body = body_of(answer).await;
+        assert_eq!(body["errorCode"], "TRANSPORT_ERROR");
+        assert!(!body["message"].as_str().expect("a message").contains("secret-array"), "inner causes stay inside");
+        let ready = receiver.client.get(format!("{}/health/ready", receiver.public)).send().await.expect("answers");
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

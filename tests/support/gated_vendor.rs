@@ -1,0 +1,30 @@
+//! A vendor's binary for the tests: its handler runs when the test says so.
+//!
+//! Each run connects to the address in `GATE`, writes the event's id and a line end, and goes on at the first byte
+//! that comes back. Without a byte it asks to be run again.
+
+use std::process::ExitCode;
+
+use doorbell::event::AccountIdentifier;
+use doorbell::handler::{NewAccount, SubscriptionOrder};
+use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+struct Gated;
+
+#[async_trait]
+impl EventHandler for Gated {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+        let gate = std::env::var("GATE").map_err(retry)?;
+        let mut gate = TcpStream::connect(gate).await.map_err(retry)?;
+        gate.write_all(format!("{}\n", event.context.event_id).as_bytes()).await.map_err(retry)?;
+        gate.read_u8().await.map_err(retry)?;
+        let account = AccountIdentifier::new(format!("account of {}", event.context.event_id)).map_err(retry)?;
+        Ok(Outcome::account(account, "done"))
+    }
+}
+
+fn main() -> ExitCode {
+    doorbell::run(Gated)
+}

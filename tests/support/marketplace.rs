@@ -1,0 +1,209 @@
+//! A marketplace whose every move a test decides.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::PATIENCE;
+
+/// What the marketplace does with one request instead of what it usually does.
+#[derive(Debug, Clone)]
+pub enum Twist {
+    Answer(u16),
+    RetryAfter(u16, u64),
+    Redirect(String),
+    /// Does what it should, and answers this.
+    TakeAndAnswer(u16),
+    /// Does what it should, and never answers.
+    TakeAndHang,
+    /// Never answers.
+    Hang,
+}
+
+#[derive(Debug, Default, Clone)]
+pub struct Event {
+    pub body: Vec<u8>,
+    pub reads: usize,
+    /// Results that were taken: at most one.
+    pub taken: Vec<Value>,
+    /// Reports that came after a result was taken.
+    pub refused: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Books {
+    pub events: HashMap<String, Event>,
+    pub token_requests: usize,
+    pub valid_tokens: Vec<String>,
+    pub read_twists: VecDeque<Twist>,
+    pub result_twists: VecDeque<Twist>,
+    pub token_twists: VecDeque<Twist>,
+    /// Requests that arrived, by what they were for.
+    pub arrived: HashMap<&'static str, usize>,
+}
+
+pub struct Marketplace {
+    pub base_url: String,
+    pub books: Arc<Mutex<Books>>,
+    moved: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Desk {
+    books: Arc<Mutex<Books>>,
+    moved: watch::Sender<u64>,
+}
+
+impl Desk {
+    fn with<T>(&self, change: impl FnOnce(&mut Books) -> T) -> T {
+        let value = change(&mut self.books.lock().expect("unpoisoned"));
+        self.moved.send_modify(|moves| *moves += 1);
+        value
+    }
+}
+
+impl Marketplace {
+    pub async fn start() -> Self {
+        let books = Arc::new(Mutex::new(Books::default()));
+        let moved = watch::Sender::new(0);
+        let desk = Desk { books: Arc::clone(&books), moved: moved.clone() };
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::Data::new(desk.clone()))
+                .app_data(web::PayloadConfig::new(4 << 20))
+                .route("/oauth2/token", web::post().to(issue))
+                .route("/api/integration/v1/events/{id}", web::get().to(read))
+                .route("/api/integration/v1/events/{id}/result", web::post().to(take))
+        })
+        .workers(1)
+        .disable_signals()
+        .bind("127.0.0.1:0")
+        .expect("a free port");
+        let base_url = format!("http://{}", server.addrs()[0]);
+        tokio::spawn(server.run());
+        Self { base_url, books, moved }
+    }
+
+    /// Puts an event up and returns its URL.
+    pub fn event(&self, id: &str, body: &Value) -> String {
+        self.raw_event(id, body.to_string().as_bytes())
+    }
+
+    pub fn raw_event(&self, id: &str, body: &[u8]) -> String {
+        let event = Event { body: body.to_vec(), ..Event::default() };
+        self.with(|books| books.events.insert(id.to_owned(), event));
+        format!("{}/api/integration/v1/events/{id}", self.base_url)
+    }
+
+    pub fn order(&self, id: &str) -> String {
+        self.event(id, &json!({"type": "SUBSCRIPTION_ORDER", "payload": {"order": {"editionCode": "BASIC"}}}))
+    }
+
+    pub fn with<T>(&self, change: impl FnOnce(&mut Books) -> T) -> T {
+        change(&mut self.books.lock().expect("unpoisoned"))
+    }
+
+    pub fn seen(&self, id: &str) -> Event {
+        self.with(|books| books.events[id].clone())
+    }
+
+    /// Waits until the marketplace's books satisfy `condition`.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Books) -> bool) {
+        let mut moved = self.moved.subscribe();
+        let reached = async {
+            while !self.with(|books| condition(books)) {
+                moved.changed().await.expect("the marketplace lives");
+            }
+        };
+        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+            panic!("waited in vain until {what}: {:?}", self.with(|books| format!("{books:?}")));
+        }
+    }
+
+    pub async fn until_settled(&self, id: &str) {
+        self.until(&format!("{id} has a result"), |books| !books.events[id].taken.is_empty()).await;
+    }
+}
+
+async fn twisted(twist: &Twist) -> HttpResponse {
+    let status = |code: u16| StatusCode::from_u16(code).expect("a status");
+    match twist {
+        Twist::Answer(code) | Twist::TakeAndAnswer(code) => HttpResponse::build(status(*code)).finish(),
+        Twist::RetryAfter(code, seconds) => {
+            HttpResponse::build(status(*code)).insert_header(("Retry-After", seconds.to_string())).finish()
+        }
+        Twist::Redirect(to) => HttpResponse::Found().insert_header(("Location", to.clone())).finish(),
+        Twist::Hang | Twist::TakeAndHang => std::future::pending().await,
+    }
+}
+
+async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    let (twist, token) = desk.with(|books| {
+        books.token_requests += 1;
+        *books.arrived.entry("token").or_default() += 1;
+        let token = format!("token-{}", books.token_requests);
+        books.valid_tokens.push(token.clone());
+        (books.token_twists.pop_front(), token)
+    });
+    if let Some(twist) = twist {
+        return twisted(&twist).await;
+    }
+    // vendor:inbound-secret
+    let is_us = request.headers().get("authorization").is_some_and(|header| header == "Basic dmVuZG9yOmluYm91bmQtc2VjcmV0");
+    let body = String::from_utf8_lossy(&body);
+    if !is_us || !body.contains("grant_type=client_credentials") || !body.contains("scope=ROLE_APPLICATION") {
+        return HttpResponse::Unauthorized().json(json!({"error": "invalid_client"}));
+    }
+    HttpResponse::Ok().json(json!({"access_token": token, "token_type": "bearer", "expires_in": 43199}))
+}
+
+fn is_authorized(books: &Books, request: &HttpRequest) -> bool {
+    let header = request.headers().get("authorization").and_then(|header| header.to_str().ok()).unwrap_or_default();
+    books.valid_tokens.iter().any(|token| header == format!("Bearer {token}"))
+}
+
+async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
+    let (twist, body) = desk.with(|books| {
+        *books.arrived.entry("read").or_default() += 1;
+        if !is_authorized(books, &request) {
+            return (Some(Twist::Answer(401)), None);
+        }
+        let twist = books.read_twists.pop_front();
+        let event = books.events.get_mut(&*id);
+        let body = event.map(|event| {
+            event.reads += 1;
+            event.body.clone()
+        });
+        (twist, body)
+    });
+    match (twist, body) {
+        (Some(twist), _) => twisted(&twist).await,
+        (None, Some(body)) => HttpResponse::Ok().content_type("application/json").body(body),
+        (None, None) => HttpResponse::NotFound().finish(),
+    }
+}
+
+async fn take(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>, result: web::Json<Value>) -> HttpResponse {
+    let twist = desk.with(|books| {
+        *books.arrived.entry("result").or_default() += 1;
+        if !is_authorized(books, &request) {
+            return Some(Twist::Answer(401));
+        }
+        let twist = books.result_twists.pop_front();
+        if twist.as_ref().is_some_and(|twist| !matches!(twist, Twist::TakeAndAnswer(_) | Twist::TakeAndHang)) {
+            return twist;
+        }
+        let Some(event) = books.events.get_mut(&*id) else { return Some(Twist::Answer(404)) };
+        if !event.taken.is_empty() {
+            event.refused += 1;
+            return Some(Twist::Answer(409));
+        }
+        event.taken.push(result.into_inner());
+        Some(twist.unwrap_or(Twist::Answer(204)))
+    });
+    twisted(&twist.expect("always decided")).await
+}

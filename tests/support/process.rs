@@ -1,0 +1,78 @@
+//! The real program, in a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// A running `doorbell serve`, or a vendor's binary that serves the same way.
+pub struct Process {
+    child: Child,
+    pub public: String,
+    pub admin: String,
+    lines: mpsc::Receiver<String>,
+}
+
+/// The stock binary.
+pub fn doorbell() -> PathBuf {
+    env!("CARGO_BIN_EXE_doorbell").into()
+}
+
+/// The binary whose handler waits for the test: see `gated_vendor.rs`.
+pub fn gated_vendor() -> PathBuf {
+    let path = doorbell().with_file_name("examples").join("gated_vendor");
+    assert!(path.exists(), "{path:?} is not built; run `cargo build --examples` first");
+    path
+}
+
+impl Process {
+    /// Serves with the configuration in `file`, and returns once it listens.
+    pub fn serve(program: &Path, file: &Path, variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program)
+            .args(["serve", "--config"])
+            .arg(file)
+            .envs(variables.iter().copied())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut said = Vec::new();
+        loop {
+            let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("not listening ({error}): {said:?}"));
+            let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            if event["message"] == "listening" {
+                let address = |name: &str| format!("http://{}", event[name].as_str().expect("an address"));
+                return Self { public: address("public"), admin: address("admin"), child, lines };
+            }
+            said.push(line);
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// SIGTERM, and the exit status with everything that was logged.
+    pub fn terminate(mut self) -> (ExitStatus, Vec<String>) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        let status = self.child.wait().expect("gone");
+        (status, self.lines.iter().collect())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
