@@ -47,7 +47,9 @@ pub enum StartError {
         source: CallError,
     },
     /// A listener.
-    #[error("{key} {address} cannot be listened on: {source}; stop what listens there, or set {key} to another address")]
+    #[error(
+        "{key} {address} cannot be listened on: {source}; stop what listens there, or set {key} to another address"
+    )]
     Listen {
         /// The configuration key.
         key: &'static str,
@@ -79,7 +81,11 @@ impl App {
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left running then.
-    pub async fn start(config: &Config, handler: Arc<dyn EventHandler>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: &Config,
+        handler: Arc<dyn EventHandler>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         let store = open_store(config).await?;
         Self::start_on(config, store, handler, clock).await
     }
@@ -105,8 +111,10 @@ impl App {
         let door = Arc::new(open_door(config, &store, &clock).await?);
         let office = Arc::new(Office::new(store, clock, config.admin.token.clone()));
 
-        let (public_server, public) = listen("server.listen", config.server.listen, config.server.shutdown_timeout, move |app| door.routes(app))?;
-        let (admin_server, admin) = listen("admin.listen", config.admin.listen, config.server.shutdown_timeout, move |app| office.routes(app))?;
+        let (public_server, public) =
+            listen("server.listen", config.server.listen, config.server.shutdown_timeout, move |app| door.routes(app))?;
+        let (admin_server, admin) =
+            listen("admin.listen", config.admin.listen, config.server.shutdown_timeout, move |app| office.routes(app))?;
         let stop = CancellationToken::new();
         let servers = [public_server, admin_server].map(|server| (server.handle(), tokio::spawn(server))).into();
         Ok(Self {
@@ -181,12 +189,13 @@ pub fn configured_handler(config: &Config) -> Arc<dyn EventHandler> {
 pub fn integrations(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<deliver::Integration>, StartError> {
     let integration = |configured: &crate::config::Integration| {
         let marketplaces = configured.marketplaces.iter().map(|marketplace| {
-            MarketplaceClient::new(marketplace, Arc::clone(clock)).map_err(|source| StartError::Marketplace {
-                base_url: marketplace.base_url.to_string(),
-                source,
-            })
+            MarketplaceClient::new(marketplace, Arc::clone(clock))
+                .map_err(|source| StartError::Marketplace { base_url: marketplace.base_url.to_string(), source })
         });
-        Ok(deliver::Integration { name: configured.name.clone(), marketplaces: marketplaces.collect::<Result<_, _>>()? })
+        Ok(deliver::Integration {
+            name: configured.name.clone(),
+            marketplaces: marketplaces.collect::<Result<_, _>>()?,
+        })
     };
     config.integrations.iter().map(integration).collect()
 }

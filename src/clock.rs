@@ -80,15 +80,13 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
     fn now(&self) -> Timestamp {
-        let elapsed = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp(0).plus(elapsed)
     }
 
     async fn sleep_until(&self, moment: Timestamp) {
         // One long sleep would oversleep when the machine is suspended or its clock is set.
-        const LONGEST: Duration = Duration::from_secs(60);
+        const LONGEST: Duration = Duration::from_mins(1);
         loop {
             let left = moment.since(self.now());
             if left.is_zero() {
@@ -143,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn a_manual_clock_wakes_a_sleeper_when_its_moment_comes() {
         let clock = ManualClock::starting_at(Timestamp::from_millis(0));
-        let moment = clock.now().plus(Duration::from_secs(3600));
+        let moment = clock.now().plus(Duration::from_hours(1));
         let sleep = clock.sleep_until(moment);
         tokio::pin!(sleep);
         clock.advance(Duration::from_secs(3599));

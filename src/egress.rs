@@ -97,7 +97,8 @@ impl Egress {
                 EgressError::Unreachable { host: host.clone(), reason: innermost(error) }
             }
         };
-        let request = reqwest::Request::try_from(request).map_err(|error| EgressError::Unsendable(innermost(&error)))?;
+        let request =
+            reqwest::Request::try_from(request).map_err(|error| EgressError::Unsendable(innermost(&error)))?;
         let mut answer = self.client.execute(request).await.map_err(|error| unreachable(&error))?;
         let mut response = Response::new(Vec::new());
         *response.status_mut() = answer.status();

@@ -7,7 +7,8 @@ use crate::config::{Log, LogFormat};
 /// Sends log lines to standard error, as configured. The first call in a process counts.
 pub(crate) fn start(log: &Log) {
     // A plain level is meant for Doorbell; actix's own word at it is that its threads start.
-    let directives = if log.level.contains(['=', ',']) { log.level.clone() } else { format!("{},actix_server=warn", log.level) };
+    let directives =
+        if log.level.contains(['=', ',']) { log.level.clone() } else { format!("{},actix_server=warn", log.level) };
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A test may have set a subscriber of its own.

@@ -59,7 +59,10 @@ fn a_room_uses_only_the_rooms_below_it() {
         let Some(allowed) = may_use(room) else { continue };
         for used in text.split("crate::").skip(1) {
             let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            assert!(used == room || used == "handler" && room == "deliver" || allowed.contains(&used.as_str()), "src/{path} uses crate::{used}");
+            assert!(
+                used == room || used == "handler" && room == "deliver" || allowed.contains(&used.as_str()),
+                "src/{path} uses crate::{used}"
+            );
         }
     }
 }
@@ -79,7 +82,8 @@ fn each_library_stays_in_its_room() {
         for (path, text) in sources() {
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             let is_used = code.map(|line| format!(" {line}")).any(|line| {
-                line.match_indices(library).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+                line.match_indices(library)
+                    .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
             });
             assert!(!is_used || rooms.contains(&room(&path)), "src/{path} uses {library}");
         }

@@ -1,20 +1,20 @@
 //! Who gets a token, and whose token opens the door.
 
+use crate::support::configuration;
+use crate::support::marketplace::Marketplace;
+use crate::support::receiver::{Receiver, json as body_of, notify};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use doorbell::handler::Accept;
 use doorbell::clock::{Clock, ManualClock, SystemClock};
-use doorbell::store::sled::SledStore;
+use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
+use doorbell::store::sled::SledStore;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use crate::support::configuration;
-use crate::support::marketplace::Marketplace;
-use crate::support::receiver::{Receiver, json as body_of, notify};
 
 async fn start() -> (Marketplace, Receiver) {
     let marketplace = Marketplace::start().await;
@@ -30,15 +30,22 @@ async fn the_token_endpoint_serves_basic_and_form_and_forbids_caching() {
     let endpoint = || receiver.client.post(format!("{}/oauth2/token", receiver.public)).header("content-type", FORM);
     for request in [
         endpoint().basic_auth("marketplace", Some("outbound-secret")).body("grant_type=client_credentials"),
-        endpoint().basic_auth("marketplace", Some("outbound%2Dsecret")).body("grant_type=client_credentials&scope=ROLE_ANY"),
+        endpoint()
+            .basic_auth("marketplace", Some("outbound%2Dsecret"))
+            .body("grant_type=client_credentials&scope=ROLE_ANY"),
         endpoint().body("grant_type=client_credentials&client_id=marketplace&client_secret=outbound-secret"),
-        endpoint().basic_auth("marketplace", Some("outbound-secret")).body("grant_type=client_credentials&client_id=marketplace"),
+        endpoint()
+            .basic_auth("marketplace", Some("outbound-secret"))
+            .body("grant_type=client_credentials&client_id=marketplace"),
     ] {
         let answer = request.send().await.expect("answers");
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()["cache-control"], "no-store");
         let token = body_of(answer).await;
-        assert_eq!((&token["token_type"], &token["expires_in"], &token["scope"]), (&json!("bearer"), &json!(3600), &json!("notifications")));
+        assert_eq!(
+            (&token["token_type"], &token["expires_in"], &token["scope"]),
+            (&json!("bearer"), &json!(3600), &json!("notifications"))
+        );
     }
 }
 
@@ -50,16 +57,46 @@ async fn the_token_endpoint_refuses_in_the_words_of_rfc_6749() {
     let twice = "grant_type=client_credentials&grant_type=client_credentials";
     for (case, request, status, error) in [
         ("no credentials", endpoint().body("grant_type=client_credentials"), 401, "invalid_client"),
-        ("wrong secret", endpoint().basic_auth("marketplace", Some("x")).body("grant_type=client_credentials"), 401, "invalid_client"),
-        ("unknown client", endpoint().basic_auth("x", Some("outbound-secret")).body("grant_type=client_credentials"), 401, "invalid_client"),
-        ("half in the form", endpoint().body("grant_type=client_credentials&client_id=marketplace"), 401, "invalid_client"),
+        (
+            "wrong secret",
+            endpoint().basic_auth("marketplace", Some("x")).body("grant_type=client_credentials"),
+            401,
+            "invalid_client",
+        ),
+        (
+            "unknown client",
+            endpoint().basic_auth("x", Some("outbound-secret")).body("grant_type=client_credentials"),
+            401,
+            "invalid_client",
+        ),
+        (
+            "half in the form",
+            endpoint().body("grant_type=client_credentials&client_id=marketplace"),
+            401,
+            "invalid_client",
+        ),
         ("not Basic", endpoint().bearer_auth("x").body("grant_type=client_credentials"), 401, "invalid_client"),
         ("no grant", known(endpoint()).body(""), 400, "invalid_request"),
         ("another grant", known(endpoint()).body("grant_type=password"), 400, "unsupported_grant_type"),
         ("a parameter twice", known(endpoint()).body(twice), 400, "invalid_request"),
-        ("both ways", known(endpoint()).body("grant_type=client_credentials&client_secret=outbound-secret"), 400, "invalid_request"),
-        ("two clients", known(endpoint()).body("grant_type=client_credentials&client_id=other"), 400, "invalid_request"),
-        ("JSON", known(receiver.client.post(format!("{}/oauth2/token", receiver.public))).body("{}"), 400, "invalid_request"),
+        (
+            "both ways",
+            known(endpoint()).body("grant_type=client_credentials&client_secret=outbound-secret"),
+            400,
+            "invalid_request",
+        ),
+        (
+            "two clients",
+            known(endpoint()).body("grant_type=client_credentials&client_id=other"),
+            400,
+            "invalid_request",
+        ),
+        (
+            "JSON",
+            known(receiver.client.post(format!("{}/oauth2/token", receiver.public))).body("{}"),
+            400,
+            "invalid_request",
+        ),
     ] {
         let answer = request.send().await.expect("answers");
         assert_eq!(answer.status(), status, "{case}");
@@ -106,7 +143,11 @@ async fn without_a_good_token_nothing_is_recorded() {
         ("garbage", bearer("a.b.c")),
         ("very long", bearer(&"a".repeat(20_000))),
     ] {
-        let mut request = receiver.client.get(format!("{}/notifications/create?eventUrl={url}", receiver.public)).build().expect("a request");
+        let mut request = receiver
+            .client
+            .get(format!("{}/notifications/create?eventUrl={url}", receiver.public))
+            .build()
+            .expect("a request");
         for header in &headers {
             request.headers_mut().append(AUTHORIZATION, HeaderValue::from_str(header).expect("a header"));
         }
@@ -115,7 +156,8 @@ async fn without_a_good_token_nothing_is_recorded() {
         assert_eq!(answer.headers()["www-authenticate"], "Bearer error=\"invalid_token\"", "{case}");
         assert_eq!(body_of(answer).await["errorCode"], "UNAUTHORIZED", "{case}");
     }
-    let query = receiver.client.get(format!("{}/notifications/create?eventUrl={url}&access_token={good}", receiver.public));
+    let query =
+        receiver.client.get(format!("{}/notifications/create?eventUrl={url}&access_token={good}", receiver.public));
     assert_eq!(query.send().await.expect("answers").status(), StatusCode::UNAUTHORIZED, "a token in the query is none");
     assert!(receiver.events().await.is_empty());
     assert_eq!(notify(&receiver.client, &receiver.public, &good, "/create", &url).await.status(), StatusCode::ACCEPTED);

@@ -12,7 +12,12 @@ use crate::support::{PATIENCE, configuration};
 
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let directory = tempfile::tempdir().expect("a directory");
-    Command::new(doorbell()).args(arguments).envs(variables.iter().copied()).current_dir(directory.path()).output().expect("runs")
+    Command::new(doorbell())
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .current_dir(directory.path())
+        .output()
+        .expect("runs")
 }
 
 fn said(output: &Output) -> String {
@@ -42,10 +47,26 @@ fn a_mistake_in_the_configuration_exits_with_78_and_names_key_and_remedy() {
     let file = path.to_str().expect("text");
     let good = configuration("http://127.0.0.1:1", "memory:");
     for (text, key, remedy) in [
-        (good.replace("[server]", "[server]\nlisen = \"x\""), "server.lisen is not a key doorbell knows", "expected one of"),
-        (good.replace("client_secret = \"outbound-secret\"", ""), "integrations[0].outbound.client_secret is missing", "write client_secret"),
-        (good.replace("http://127.0.0.1:1", "marketplace"), "integrations[0].marketplaces[0].base_url is not a URL", "write it like"),
-        (good.replace("http://127.0.0.1:1", "http://market.example"), "marketplaces[0].base_url is http://", "write https://"),
+        (
+            good.replace("[server]", "[server]\nlisen = \"x\""),
+            "server.lisen is not a key doorbell knows",
+            "expected one of",
+        ),
+        (
+            good.replace("client_secret = \"outbound-secret\"", ""),
+            "integrations[0].outbound.client_secret is missing",
+            "write client_secret",
+        ),
+        (
+            good.replace("http://127.0.0.1:1", "marketplace"),
+            "integrations[0].marketplaces[0].base_url is not a URL",
+            "write it like",
+        ),
+        (
+            good.replace("http://127.0.0.1:1", "http://market.example"),
+            "marketplaces[0].base_url is http://",
+            "write https://",
+        ),
         ("listen = [".into(), "line 1: not TOML", ""),
     ] {
         std::fs::write(&path, text).expect("written");
@@ -53,7 +74,10 @@ fn a_mistake_in_the_configuration_exits_with_78_and_names_key_and_remedy() {
             let output = run(&[command, "--config", file], &[]);
             let message = said(&output);
             assert_eq!(output.status.code(), Some(78), "{command}: {message}");
-            assert!(message.contains(file) && message.contains(key) && message.contains(remedy), "{command}: {message}");
+            assert!(
+                message.contains(file) && message.contains(key) && message.contains(remedy),
+                "{command}: {message}"
+            );
             assert!(!message.contains("outbound-secret"), "{message}");
         }
     }
@@ -62,7 +86,11 @@ fn a_mistake_in_the_configuration_exits_with_78_and_names_key_and_remedy() {
     assert!(said(&output).contains("/nowhere/doorbell.toml: cannot be read"), "{}", said(&output));
     let output = run(&["serve"], &[("DOORBELL__SERVER__LISTEN", "nowhere")]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(said(&output).contains("environment variable DOORBELL__SERVER__LISTEN: server.listen"), "{}", said(&output));
+    assert!(
+        said(&output).contains("environment variable DOORBELL__SERVER__LISTEN: server.listen"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -87,13 +115,16 @@ fn a_port_in_use_is_an_error_that_names_the_key() {
     let variables = [("DOORBELL__SERVER__LISTEN", address.as_str()), ("DOORBELL__STORE__URL", "memory:")];
     let output = run(&["serve"], &variables);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("server.listen") && said(&output).contains("stop what listens there"), "{}", said(&output));
+    assert!(
+        said(&output).contains("server.listen") && said(&output).contains("stop what listens there"),
+        "{}",
+        said(&output)
+    );
 }
 
 /// `doorbell dev` on free ports.
 struct Dev {
     child: Child,
-    receiver: String,
     market: String,
     operator: String,
     data: String,
@@ -101,15 +132,23 @@ struct Dev {
 
 impl Dev {
     fn start() -> Self {
-        let free = [("SERVER", ""), ("ADMIN", ""), ("SANDBOX", "")].map(|(section, _)| (format!("DOORBELL__{section}__LISTEN"), "127.0.0.1:0"));
-        let mut child = Command::new(doorbell()).arg("dev").envs(free).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+        let free = [("SERVER", ""), ("ADMIN", ""), ("SANDBOX", "")]
+            .map(|(section, _)| (format!("DOORBELL__{section}__LISTEN"), "127.0.0.1:0"));
+        let mut child = Command::new(doorbell())
+            .arg("dev")
+            .envs(free)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
         let mut value = |name: &str| {
-            let line = lines.find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("no line for {name}"));
+            let line =
+                lines.find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("no line for {name}"));
             line.trim_start().trim_start_matches(name).trim().to_owned()
         };
-        let (receiver, operator, market, data) = (value("receiver"), value("operator"), value("marketplace"), value("events in"));
-        Self { child, receiver, market, operator, data }
+        let (operator, market, data) = (value("operator"), value("marketplace"), value("events in"));
+        Self { child, market, operator, data }
     }
 }
 
@@ -124,7 +163,8 @@ impl Drop for Dev {
 async fn until_complete(client: &Client, market: &str, id: &str) -> Value {
     let complete = async {
         loop {
-            let event = body_of(client.get(format!("{market}/simulate/events/{id}")).send().await.expect("answers")).await;
+            let event =
+                body_of(client.get(format!("{market}/simulate/events/{id}")).send().await.expect("answers")).await;
             if event["state"] == "COMPLETE" {
                 return event;
             }
@@ -163,7 +203,11 @@ async fn in_dev_every_kind_of_event_is_completed_by_either_route() {
             let account = event["accountIdentifier"].as_str().unwrap_or_default();
             assert!(!account.is_empty(), "{kind}: {event}");
             let results = i32::from(kind != "subscription-notice");
-            assert_eq!((&event["resultsTaken"], &event["resultsRefused"]), (&json!(results), &json!(0)), "{kind}{route}");
+            assert_eq!(
+                (&event["resultsTaken"], &event["resultsRefused"]),
+                (&json!(results), &json!(0)),
+                "{kind}{route}"
+            );
         }
     }
 }
@@ -172,7 +216,12 @@ async fn in_dev_every_kind_of_event_is_completed_by_either_route() {
 async fn in_dev_every_ping_passes_and_no_handler_runs_for_it() {
     let dev = Dev::start();
     let client = Client::new();
-    let answer = client.post(format!("{}/simulate/ping", dev.market)).header("accept", "application/json").send().await.expect("answers");
+    let answer = client
+        .post(format!("{}/simulate/ping", dev.market))
+        .header("accept", "application/json")
+        .send()
+        .await
+        .expect("answers");
     let pings = body_of(answer).await;
     let pings = pings.as_array().expect("a list");
     assert_eq!(pings.len(), 14);
@@ -181,7 +230,8 @@ async fn in_dev_every_ping_passes_and_no_handler_runs_for_it() {
         let event = until_complete(&client, &dev.market, ping["id"].as_str().expect("an id")).await;
         assert_eq!((&event["resultsTaken"], &event["resultsRefused"]), (&json!(0), &json!(0)));
     }
-    let table = client.post(format!("{}/simulate/ping", dev.market)).send().await.expect("answers").text().await.expect("text");
+    let table =
+        client.post(format!("{}/simulate/ping", dev.market)).send().await.expect("answers").text().await.expect("text");
     assert!(table.contains("passed") && !table.contains("FAILED"), "{table}");
     let events = body_of(client.get(&dev.operator).send().await.expect("answers")).await;
     assert!(events["events"].as_array().expect("a list").iter().all(|event| event["result"].is_null()), "{events}");
@@ -192,7 +242,11 @@ async fn in_dev_every_simulated_fault_heals() {
     let dev = Dev::start();
     let client = Client::new();
     for fault in ["duplicate", "slow", "error", "unauthorized", "garbage", "lost-result"] {
-        let answer = client.post(format!("{}/simulate/subscription-order?fault={fault}", dev.market)).send().await.expect("answers");
+        let answer = client
+            .post(format!("{}/simulate/subscription-order?fault={fault}", dev.market))
+            .send()
+            .await
+            .expect("answers");
         let simulated = body_of(answer).await;
         let event = until_complete(&client, &dev.market, simulated["id"].as_str().expect("an id")).await;
         assert_eq!(event["resultsTaken"], 1, "{fault}");
@@ -204,12 +258,21 @@ async fn a_simulated_event_can_be_changed_by_a_body() {
     let dev = Dev::start();
     let client = Client::new();
     let overrides = json!({"flag": "DEVELOPMENT", "payload": {"order": {"editionCode": "GOLD"}}}).to_string();
-    let answer = client.post(format!("{}/simulate/subscription-order?count=3", dev.market)).body(overrides).send().await.expect("answers");
+    let answer = client
+        .post(format!("{}/simulate/subscription-order?count=3", dev.market))
+        .body(overrides)
+        .send()
+        .await
+        .expect("answers");
     let simulated = body_of(answer).await;
     assert_eq!(simulated["events"].as_array().expect("a list").len(), 3);
     let event = until_complete(&client, &dev.market, simulated["events"][2]["id"].as_str().expect("an id")).await;
-    assert_eq!((&event["body"]["flag"], &event["body"]["payload"]["order"]["editionCode"]), (&json!("DEVELOPMENT"), &json!("GOLD")));
-    let wrong = client.post(format!("{}/simulate/subscription-order", dev.market)).body("[]").send().await.expect("answers");
+    assert_eq!(
+        (&event["body"]["flag"], &event["body"]["payload"]["order"]["editionCode"]),
+        (&json!("DEVELOPMENT"), &json!("GOLD"))
+    );
+    let wrong =
+        client.post(format!("{}/simulate/subscription-order", dev.market)).body("[]").send().await.expect("answers");
     assert_eq!(wrong.status(), 400);
 }
 
@@ -237,7 +300,9 @@ async fn serve_and_sandbox_work_together_and_check_token_and_health_agree() {
     let run = |arguments: &'static [&'static str]| {
         let arguments: Vec<_> = arguments.iter().copied().chain(["--config", file]).map(str::to_owned).collect();
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        tokio::task::spawn_blocking(move || Command::new(doorbell()).args(arguments).envs(variables).output().expect("runs"))
+        tokio::task::spawn_blocking(move || {
+            Command::new(doorbell()).args(arguments).envs(variables).output().expect("runs")
+        })
     };
     let output = run(&["check"]).await.expect("ran");
     assert!(output.status.success(), "{}", said(&output));

@@ -51,7 +51,11 @@ impl Stage {
             let answer = self.client.get(format!("{}/api/v1/events", process.admin)).send().await.expect("answers");
             assert_eq!(answer.status(), StatusCode::OK);
             let events = json(answer).await;
-            assert_eq!(events["events"].as_array().expect("a list").len(), 1, "one event, however often it was notified");
+            assert_eq!(
+                events["events"].as_array().expect("a list").len(),
+                1,
+                "one event, however often it was notified"
+            );
             if events["events"][0]["state"] == "done" {
                 return;
             }
@@ -150,7 +154,10 @@ async fn killed_at_once_after_a_burst_of_acknowledgements() {
     process.kill();
     assert!(statuses.iter().all(StatusCode::is_success), "{statuses:?}");
     let _process = stage.serve();
-    stage.marketplace.until("every event has a result", |books| books.events.values().all(|event| event.taken.len() == 1)).await;
+    stage
+        .marketplace
+        .until("every event has a result", |books| books.events.values().all(|event| event.taken.len() == 1))
+        .await;
 }
 
 #[tokio::test]

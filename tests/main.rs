@@ -4,6 +4,12 @@
     clippy::expect_used,
     clippy::panic,
     clippy::too_many_lines,
+    clippy::semicolon_if_nothing_returned,
+    clippy::unnecessary_debug_formatting,
+    clippy::zombie_processes,
+    clippy::match_wild_err_arm,
+    clippy::match_same_arms,
+    clippy::unused_async,
     reason = "a test fails by panicking, and a table of cases is as long as there are cases"
 )]
 

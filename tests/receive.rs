@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::configuration;
+use crate::support::marketplace::{Marketplace, Twist};
+use crate::support::receiver::{Receiver, json as body_of, notify, token};
 use doorbell::async_trait;
 use doorbell::clock::{SystemClock, Timestamp};
 use doorbell::event::{EventId, EventRecord, Notification};
@@ -14,9 +17,6 @@ use doorbell::store::{
 use reqwest::StatusCode;
 use secrecy::SecretSlice;
 use serde_json::json;
-use crate::support::configuration;
-use crate::support::marketplace::{Marketplace, Twist};
-use crate::support::receiver::{Receiver, json as body_of, notify, token};
 
 async fn start() -> (Marketplace, Receiver) {
     let marketplace = Marketplace::start().await;
@@ -136,7 +136,8 @@ async fn fifty_notifications_of_one_event_at_once_are_one_event_and_one_run() {
     let bearer = receiver.token().await;
     let mut notifications = tokio::task::JoinSet::new();
     for _ in 0..50 {
-        let (client, public, bearer, url) = (receiver.client.clone(), receiver.public.clone(), bearer.clone(), url.clone());
+        let (client, public, bearer, url) =
+            (receiver.client.clone(), receiver.public.clone(), bearer.clone(), url.clone());
         notifications.spawn(async move { notify(&client, &public, &bearer, "/create", &url).await.status() });
     }
     let statuses = notifications.join_all().await;
@@ -179,8 +180,14 @@ async fn a_path_in_the_public_url_is_the_prefix_of_every_public_route() {
     assert!(receiver.public.ends_with("/in/front"));
     let url = marketplace.order("1");
     assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);
-    for (path, status) in [("/in/front/health/ready", 200), ("/in/front/health/live", 200), ("/health/ready", 404), ("/notifications/create", 404)] {
-        let answer = receiver.client.get(format!("http://{}{path}", receiver.app.public)).send().await.expect("answers");
+    for (path, status) in [
+        ("/in/front/health/ready", 200),
+        ("/in/front/health/live", 200),
+        ("/health/ready", 404),
+        ("/notifications/create", 404),
+    ] {
+        let answer =
+            receiver.client.get(format!("http://{}{path}", receiver.app.public)).send().await.expect("answers");
         assert_eq!(answer.status(), status, "{path}");
     }
 }

@@ -63,7 +63,9 @@ impl FromRequest for Operator {
         let given = given.and_then(|header| header.strip_prefix("Bearer "));
         ready(match (expected, given) {
             (Some(None), _) => Ok(Self),
-            (Some(Some(expected)), Some(given)) if given.as_bytes().ct_eq(expected.expose().as_bytes()).into() => Ok(Self),
+            (Some(Some(expected)), Some(given)) if given.as_bytes().ct_eq(expected.expose().as_bytes()).into() => {
+                Ok(Self)
+            }
             _ => Err(Problem::unauthorized()),
         })
     }

@@ -134,9 +134,8 @@ impl Issuer {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthenticationError::Invalid);
         }
-        let claims = decode::<Claims>(token, &self.decoding, &self.validation)
-            .map_err(|_| AuthenticationError::Invalid)?
-            .claims;
+        let claims =
+            decode::<Claims>(token, &self.decoding, &self.validation).map_err(|_| AuthenticationError::Invalid)?.claims;
         if claims.exp <= now.as_seconds() {
             return Err(AuthenticationError::Expired);
         }

@@ -49,7 +49,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
             table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
             table.set_header(["check", "", "detail"]);
             for finding in &findings {
-                table.add_row([finding.check.as_str(), if finding.ok { "ok" } else { "FAILED" }, finding.detail.as_str()]);
+                table.add_row([
+                    finding.check.as_str(),
+                    if finding.ok { "ok" } else { "FAILED" },
+                    finding.detail.as_str(),
+                ]);
             }
             println!("{table}");
         }

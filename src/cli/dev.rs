@@ -26,13 +26,12 @@ pub(super) async fn run(arguments: Arguments, handler: Option<Arc<dyn EventHandl
     let stop = shutdown::on_signal().map_err(Failure::because)?;
 
     // Lives until the end of this function, and is removed then.
-    let (_temporary, directory) = match arguments.data {
-        Some(directory) => (None, directory),
-        None => {
-            let temporary = tempfile::Builder::new().prefix("doorbell-").tempdir().map_err(Failure::because)?;
-            let path = temporary.path().to_owned();
-            (Some(temporary), path)
-        }
+    let (_temporary, directory) = if let Some(directory) = arguments.data {
+        (None, directory)
+    } else {
+        let temporary = tempfile::Builder::new().prefix("doorbell-").tempdir().map_err(Failure::because)?;
+        let path = temporary.path().to_owned();
+        (Some(temporary), path)
     };
     config.store.url = StoreUrl::Sled(directory.clone());
 

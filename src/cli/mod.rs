@@ -36,18 +36,24 @@ struct Cli {
 enum Command {
     /// Run receiver and sandbox marketplace in one process, with nothing to configure.
     #[cfg(feature = "sandbox")]
-    #[command(after_help = "Example:\n  doorbell dev\n  curl -X POST http://127.0.0.1:8090/simulate/subscription-order\n\n\
-        Configuration files are not read; DOORBELL__… variables are.")]
+    #[command(
+        after_help = "Example:\n  doorbell dev\n  curl -X POST http://127.0.0.1:8090/simulate/subscription-order\n\n\
+        Configuration files are not read; DOORBELL__… variables are."
+    )]
     Dev(dev::Arguments),
     /// Run the receiver.
     #[command(after_help = "Example:\n  doorbell serve --config config/doorbell.toml")]
     Serve(Source),
-    /// Run the sandbox marketplace alone, pointed at the receiver at server.public_url.
+    /// Run the sandbox marketplace alone, pointed at the receiver at `server.public_url`.
     #[cfg(feature = "sandbox")]
-    #[command(after_help = "Example:\n  doorbell serve &\n  doorbell sandbox\n  curl -X POST http://127.0.0.1:8090/simulate/ping")]
+    #[command(
+        after_help = "Example:\n  doorbell serve &\n  doorbell sandbox\n  curl -X POST http://127.0.0.1:8090/simulate/ping"
+    )]
     Sandbox(Source),
     /// Check configuration, store, and each marketplace's token endpoint.
-    #[command(after_help = "Example:\n  doorbell check --config config/doorbell.toml\n\nExit code 0 only if all of it holds.")]
+    #[command(
+        after_help = "Example:\n  doorbell check --config config/doorbell.toml\n\nExit code 0 only if all of it holds."
+    )]
     Check(check::Arguments),
     /// Print a bearer token that a marketplace could use, from the running receiver.
     #[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(doorbell token)\" \\\n    \
@@ -61,7 +67,7 @@ enum Command {
 /// Which configuration.
 #[derive(Debug, Args)]
 struct Source {
-    /// Configuration file [default: $DOORBELL_CONFIG, else config/doorbell.toml if it is there].
+    /// Configuration file [default: $`DOORBELL_CONFIG`, else config/doorbell.toml if it is there].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

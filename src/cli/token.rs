@@ -43,13 +43,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(b"grant_type=client_credentials".to_vec())
         .map_err(Failure::because)?;
-    let answer = egress
-        .call(request)
-        .await
-        .map_err(|error| Failure::Command(format!("no token from {base}: {error}; is `doorbell serve` or `doorbell dev` running?")))?;
+    let answer = egress.call(request).await.map_err(|error| {
+        Failure::Command(format!("no token from {base}: {error}; is `doorbell serve` or `doorbell dev` running?"))
+    })?;
     let status = answer.status();
-    let token: TokenAnswer = serde_json::from_slice(answer.body())
-        .map_err(|_| Failure::Command(format!("no token from {base}: it answered {status}; does it run with this configuration?")))?;
+    let token: TokenAnswer = serde_json::from_slice(answer.body()).map_err(|_| {
+        Failure::Command(format!("no token from {base}: it answered {status}; does it run with this configuration?"))
+    })?;
     println!("{}", token.access_token);
     Ok(())
 }

@@ -88,10 +88,10 @@ impl Config {
         let named = file.map(Path::to_owned).or_else(|| variables.get(ENVIRONMENT_FILE).map(PathBuf::from));
         let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
         let text = match &path {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?),
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| ConfigError::Unreadable { path: path.clone(), reason: error.to_string() })?,
+            ),
             None => None,
         };
         Self::assemble(path.as_deref().zip(text.as_deref()), &variables)
@@ -122,10 +122,7 @@ impl Config {
         Self::assemble(Some((Path::new("configuration"), text)), &BTreeMap::new())
     }
 
-    fn assemble(
-        file: Option<(&Path, &str)>,
-        variables: &BTreeMap<String, String>,
-    ) -> Result<Self, ConfigError> {
+    fn assemble(file: Option<(&Path, &str)>, variables: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let mut sources = Sources { file: None, environment: BTreeMap::new() };
         let mut tree = parse(Path::new("config/default.toml"), DEFAULTS)?;
         if let Some((path, text)) = file {
@@ -164,7 +161,9 @@ impl Config {
 }
 
 fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// Where values came from, for errors.
@@ -247,14 +246,22 @@ fn set(table: &mut Table, segments: &[String], value: &str, at: &mut String) -> 
             let (index, rest) = (&rest[0], &rest[1..]);
             let place: usize = index.parse().map_err(|_| format!("{segment} is a list; write an index after it"))?;
             if place > list.len() {
-                return Err(format!("names index {place} of a list that has {} entries; the next is {}", list.len(), list.len()));
+                return Err(format!(
+                    "names index {place} of a list that has {} entries; the next is {}",
+                    list.len(),
+                    list.len()
+                ));
             }
             at.push('[');
             at.push_str(index);
             at.push(']');
             if rest.is_empty() {
                 let text = Value::String(value.to_owned());
-                if place == list.len() { list.push(text) } else { list[place] = text }
+                if place == list.len() {
+                    list.push(text);
+                } else {
+                    list[place] = text;
+                }
                 return Ok(());
             }
             if place == list.len() {
@@ -288,7 +295,10 @@ fn read_secret_files(value: &mut Value, at: &str, sources: &Sources) -> Result<(
                     return Err(sources.key(full, format!("is given beside {name}; keep one of the two")));
                 }
                 let secret = std::fs::read_to_string(&path).map_err(|error| {
-                    sources.key(full, format!("names {path:?}, which cannot be read: {error}; write the path of a readable file"))
+                    sources.key(
+                        full,
+                        format!("names {path:?}, which cannot be read: {error}; write the path of a readable file"),
+                    )
                 })?;
                 let secret = secret.trim_end_matches(['\r', '\n']).to_owned();
                 table.insert(name.to_owned(), Value::String(secret));
@@ -375,7 +385,11 @@ mod tests {
             ("[server]\nlisen = \"x\"", &[][..], "doorbell.toml: server.lisen is not a key doorbell knows"),
             ("[server]\nlisten = \"nowhere\"", &[], "doorbell.toml: server.listen"),
             ("[servers]\nlisten = \"x\"", &[], "doorbell.toml: servers is not a key doorbell knows"),
-            ("", &[("DOORBELL__SERVER__LISEN", "x")], "environment variable DOORBELL__SERVER__LISEN: server.lisen is not a key"),
+            (
+                "",
+                &[("DOORBELL__SERVER__LISEN", "x")],
+                "environment variable DOORBELL__SERVER__LISEN: server.lisen is not a key",
+            ),
             ("", &[("DOORBELL__SERVER__LISTEN", "x")], "environment variable DOORBELL__SERVER__LISTEN: server.listen"),
             ("", &[("DOORBELL__INTEGRATIONS__5__NAME", "x")], "names index 5 of a list that has 1 entries"),
             ("[server]\npublic_url = \"product.example\"", &[], "server.public_url is not a URL"),
@@ -387,8 +401,11 @@ mod tests {
             ("[handler]\nkind = \"magic\"", &[], "handler.kind unknown variant `magic`, expected `accept`"),
             ("[log]\nlevel = \"a=b=c\"", &[], "log.level is not a level or filter"),
             ("integrations = []", &[], "integrations is empty"),
-            ("[[integrations]]\nname = \"a\"\n[integrations.outbound]\nkind = \"oauth2\"\nclient_id = \"m\"", &[],
-                "integrations[0].outbound.client_secret is missing; write client_secret = \"…\", or client_secret_file = \"PATH\""),
+            (
+                "[[integrations]]\nname = \"a\"\n[integrations.outbound]\nkind = \"oauth2\"\nclient_id = \"m\"",
+                &[],
+                "integrations[0].outbound.client_secret is missing; write client_secret = \"…\", or client_secret_file = \"PATH\"",
+            ),
         ] {
             let message = message(file, variables);
             assert!(message.contains(expected), "{file} gives {message}, which lacks {expected}");
@@ -411,7 +428,10 @@ mod tests {
         let file = INTEGRATION.replace("client_secret = \"s3cret-1\"", &format!("client_secret_file = {path:?}"));
         assert_eq!(with(&file, &[]).expect("valid").integrations[0].outbound.client_secret.expose(), "from-a-file");
         let missing = INTEGRATION.replace("client_secret = \"s3cret-1\"", "client_secret_file = \"/nowhere\"");
-        assert!(message(&missing, &[]).contains("integrations[0].outbound.client_secret_file names \"/nowhere\", which cannot be read"));
+        assert!(
+            message(&missing, &[])
+                .contains("integrations[0].outbound.client_secret_file names \"/nowhere\", which cannot be read")
+        );
     }
 
     #[test]

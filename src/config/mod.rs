@@ -271,7 +271,10 @@ impl Config {
             }
             let earlier = &self.integrations[..index];
             if earlier.iter().any(|other| other.name == integration.name) {
-                fault(format!("{at}.name"), format!("{:?} is taken by an earlier integration; choose another", integration.name));
+                fault(
+                    format!("{at}.name"),
+                    format!("{:?} is taken by an earlier integration; choose another", integration.name),
+                );
             }
             if earlier.iter().any(|other| other.outbound.client_id == integration.outbound.client_id) {
                 fault(
@@ -307,7 +310,10 @@ impl Integration {
             fault("name".into(), "must be letters, digits, '-', '_' and '.' only; write something like \"my-product\"");
         }
         if self.outbound.client_id.is_empty() || self.outbound.client_id.contains(':') {
-            fault("outbound.client_id".into(), "must not be empty or hold a ':'; write the id the marketplace was given");
+            fault(
+                "outbound.client_id".into(),
+                "must not be empty or hold a ':'; write the id the marketplace was given",
+            );
         }
         for (field, secret) in self.secrets() {
             if secret.expose().is_empty() {
@@ -320,7 +326,10 @@ impl Integration {
         for (index, marketplace) in self.marketplaces.iter().enumerate() {
             let at = format!("marketplaces[{index}]");
             if marketplace.inbound.client_id.is_empty() {
-                fault(format!("{at}.inbound.client_id"), "is empty; write the id the marketplace generated for the inbound client");
+                fault(
+                    format!("{at}.inbound.client_id"),
+                    "is empty; write the id the marketplace generated for the inbound client",
+                );
             }
             let clear = |url: &BaseUrl| !(url.is_https() || url.is_loopback() || marketplace.allow_http);
             if clear(&marketplace.base_url) {

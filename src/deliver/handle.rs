@@ -19,9 +19,8 @@ pub(super) async fn handle(
 ) -> Result<Dispatched, StageError> {
     let span = tracing::Span::current();
     // A task of its own, so that a panic ends the run and not the worker.
-    let run = tokio::spawn(
-        async move { dispatch(handler.as_ref(), &record, body.event, body.bytes).await }.instrument(span),
-    );
+    let run =
+        tokio::spawn(async move { dispatch(handler.as_ref(), &record, body.event, body.bytes).await }.instrument(span));
     let abort = run.abort_handle();
     match tokio::time::timeout(limit, run).await {
         Ok(Ok(Ok(dispatched))) => Ok(dispatched),
@@ -38,6 +37,8 @@ fn message_of(failure: tokio::task::JoinError) -> String {
     let Ok(payload) = failure.try_into_panic() else { return "it was stopped".to_owned() };
     match payload.downcast::<String>() {
         Ok(message) => *message,
-        Err(payload) => payload.downcast::<&str>().map_or_else(|_| "without words".to_owned(), |text| (*text).to_owned()),
+        Err(payload) => {
+            payload.downcast::<&str>().map_or_else(|_| "without words".to_owned(), |text| (*text).to_owned())
+        }
     }
 }

@@ -15,9 +15,8 @@ pub(super) async fn report(
         Ok(Reported::SettledBefore(status)) => {
             Ok(Some(format!("the marketplace had settled the event already: it answered {status}")))
         }
-        Err(error) => Err(StageError::passing_after(
-            format!("the result could not be reported: {error}"),
-            error.retry_after(),
-        )),
+        Err(error) => {
+            Err(StageError::passing_after(format!("the result could not be reported: {error}"), error.retry_after()))
+        }
     }
 }

@@ -83,7 +83,7 @@ impl Worker {
                 Ok(Some(claim)) => {
                     let worker = Arc::clone(&self);
                     in_hand.spawn(async move {
-                        worker.work(claim).await;
+                        Box::pin(worker.work(claim)).await;
                         drop(permit);
                     });
                 }

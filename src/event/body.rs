@@ -511,11 +511,7 @@ impl Item {
 
 impl CustomAttribute {
     fn from_tree(tree: &Node) -> Self {
-        Self {
-            attribute_type: tree.text_of("attributeType"),
-            name: tree.text_of("name"),
-            value: tree.text_of("value"),
-        }
+        Self { attribute_type: tree.text_of("attributeType"), name: tree.text_of("name"), value: tree.text_of("value") }
     }
 }
 
@@ -571,14 +567,18 @@ mod tests {
     #[test]
     fn odd_shapes_are_understood_as_far_as_they_go() {
         for configuration in ["{}", "null", "[]", "\"\""] {
-            let event = read(&format!(r#"{{"type":"SUBSCRIPTION_CANCEL","payload":{{"configuration":{configuration}}}}}"#));
+            let event =
+                read(&format!(r#"{{"type":"SUBSCRIPTION_CANCEL","payload":{{"configuration":{configuration}}}}}"#));
             assert!(event.payload.configuration.is_empty(), "{configuration}");
         }
         for items in [r#""items":{"unit":"USER","quantity":3}"#, r#""item":[{"unit":"USER","quantity":"3"}]"#] {
             let event = read(&format!(r#"{{"type":"SUBSCRIPTION_ORDER","payload":{{"order":{{{items}}}}}}}"#));
             assert_eq!(event.payload.order.expect("an order").items[0].quantity, Some(Quantity("3".into())));
         }
-        assert_eq!(read(r#"{"type":"SUBSCRIPTION_MOVED","payload":null}"#).kind, EventType::Other("SUBSCRIPTION_MOVED".into()));
+        assert_eq!(
+            read(r#"{"type":"SUBSCRIPTION_MOVED","payload":null}"#).kind,
+            EventType::Other("SUBSCRIPTION_MOVED".into())
+        );
     }
 
     #[test]
@@ -595,7 +595,9 @@ mod tests {
 
     #[test]
     fn personal_data_does_not_show_in_debug() {
-        let event = read(r#"{"type":"USER_ASSIGNMENT","payload":{"user":{"uuid":"u-1","email":"ada@example.org","address":{"city":"London"}}}}"#);
+        let event = read(
+            r#"{"type":"USER_ASSIGNMENT","payload":{"user":{"uuid":"u-1","email":"ada@example.org","address":{"city":"London"}}}}"#,
+        );
         let debug = format!("{event:?}");
         assert!(debug.contains("u-1") && !debug.contains("ada@") && !debug.contains("London"), "{debug}");
     }

@@ -326,7 +326,8 @@ mod tests {
         let mut record = recorded();
         let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None };
         let result = EventResult::success("bought");
-        let changes = [Change::Fetched(facts), Change::Handled(result.clone()), Change::Dead("gone".into()), Change::Rerun];
+        let changes =
+            [Change::Fetched(facts), Change::Handled(result.clone()), Change::Dead("gone".into()), Change::Rerun];
         for change in changes {
             record.apply(change, Timestamp::from_millis(2)).expect("a legal step");
         }

@@ -36,10 +36,8 @@ impl BaseUrl {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(BaseUrlError::Scheme(url.scheme().to_owned()));
         }
-        let plain = url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none();
+        let plain =
+            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
         if !plain {
             return Err(BaseUrlError::Extra);
         }
@@ -86,8 +84,7 @@ impl BaseUrl {
     }
 
     fn contains(&self, url: &Url) -> bool {
-        self.has_origin_of(url)
-            && url.path().strip_prefix(self.path()).is_some_and(|rest| rest.starts_with('/'))
+        self.has_origin_of(url) && url.path().strip_prefix(self.path()).is_some_and(|rest| rest.starts_with('/'))
     }
 }
 
@@ -151,14 +148,12 @@ impl EventUrl {
     ///
     /// # Errors
     /// One variant for each fault; see [`EventUrlError`].
-    pub fn parse<'a>(
-        text: &str,
-        marketplaces: impl IntoIterator<Item = &'a BaseUrl>,
-    ) -> Result<Self, EventUrlError> {
+    pub fn parse<'a>(text: &str, marketplaces: impl IntoIterator<Item = &'a BaseUrl>) -> Result<Self, EventUrlError> {
         if text.len() > MAX_EVENT_URL_BYTES {
             return Err(EventUrlError::TooLong(text.len()));
         }
-        let refused = |c: &char| !c.is_ascii_graphic() || matches!(c, '\\' | '<' | '>' | '"' | '{' | '}' | '|' | '^' | '`');
+        let refused =
+            |c: &char| !c.is_ascii_graphic() || matches!(c, '\\' | '<' | '>' | '"' | '{' | '}' | '|' | '^' | '`');
         if let Some(character) = text.chars().find(refused) {
             return Err(EventUrlError::Character(character));
         }
@@ -255,7 +250,11 @@ mod tests {
     #[test]
     fn an_event_url_of_a_configured_marketplace_is_accepted_in_normal_form() {
         for (text, normal, token) in [
-            ("https://market.example/api/integration/v1/events/7f3a", "https://market.example/api/integration/v1/events/7f3a", "7f3a"),
+            (
+                "https://market.example/api/integration/v1/events/7f3a",
+                "https://market.example/api/integration/v1/events/7f3a",
+                "7f3a",
+            ),
             ("https://MARKET.example/events/1", "https://market.example/events/1", "1"),
             ("https://market.example:443/events/1", "https://market.example/events/1", "1"),
             ("https://market.example/events/1/", "https://market.example/events/1/", "1"),

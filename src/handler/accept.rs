@@ -19,6 +19,7 @@ fn invented_account(context: &Context) -> Handled<NewAccount> {
     Ok(Outcome::account(account, "accepted"))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is what most methods answer")]
 fn accepted(account: &Account) -> Handled {
     tracing::info!(account = account.account_identifier.as_deref(), "accepted");
     Ok(Outcome::completed("accepted"))

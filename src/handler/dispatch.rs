@@ -2,8 +2,8 @@
 
 use super::{
     AddonBinding, AddonCancel, AddonChange, AddonOrder, Context, EventHandler, OtherEvent, Outcome, Retry,
-    SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder, SubscriptionStatus,
-    UserAssignment, UserUnassignment, UserUpdated,
+    SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder, SubscriptionStatus, UserAssignment,
+    UserUnassignment, UserUpdated,
 };
 use crate::event::{Event, EventRecord, EventResult, EventType};
 

@@ -36,7 +36,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Caller(error) => error.fmt(f),
-            Self::OtherIntegration => f.write_str("eventUrl lies in a marketplace of another integration than the token's"),
+            Self::OtherIntegration => {
+                f.write_str("eventUrl lies in a marketplace of another integration than the token's")
+            }
             Self::NoEventUrl => f.write_str("eventUrl is missing; send ?eventUrl=<percent-encoded event URL>"),
             Self::TwoEventUrls => f.write_str("eventUrl is given more than once"),
             Self::LongQuery(bytes) => write!(
@@ -45,7 +47,9 @@ impl fmt::Display for Refusal {
                 super::notifications::MAX_PARAMETER_BYTES
             ),
             Self::EventUrl(error) => error.fmt(f),
-            Self::NotRecorded(StoreError::Overloaded) => f.write_str("too many events are waiting to be recorded; try again"),
+            Self::NotRecorded(StoreError::Overloaded) => {
+                f.write_str("too many events are waiting to be recorded; try again")
+            }
             Self::NotRecorded(_) => f.write_str("the event cannot be recorded at present; try again"),
         }
     }
@@ -61,7 +65,9 @@ impl Refusal {
                 | AuthenticationError::Invalid
                 | AuthenticationError::Expired,
             ) => ErrorCode::Unauthorized,
-            Self::NoEventUrl | Self::TwoEventUrls | Self::LongQuery(_) | Self::EventUrl(_) => ErrorCode::InvalidResponse,
+            Self::NoEventUrl | Self::TwoEventUrls | Self::LongQuery(_) | Self::EventUrl(_) => {
+                ErrorCode::InvalidResponse
+            }
             Self::NotRecorded(_) => ErrorCode::TransportError,
         }
     }

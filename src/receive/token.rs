@@ -129,7 +129,9 @@ fn credentials(request: &HttpRequest, form: &Form) -> Result<ClientCredentials, 
         return Err(TokenError::InvalidRequest("there is more than one Authorization header"));
     }
     match (header, &form.client_id, &form.client_secret) {
-        (Some(_), _, Some(_)) => Err(TokenError::InvalidRequest("the client authenticates twice; use the header or the form")),
+        (Some(_), _, Some(_)) => {
+            Err(TokenError::InvalidRequest("the client authenticates twice; use the header or the form"))
+        }
         (Some(header), named, None) => {
             let credentials = header.to_str().ok().and_then(basic).ok_or(TokenError::InvalidClient)?;
             match named {

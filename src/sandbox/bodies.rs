@@ -53,7 +53,8 @@ pub(super) fn generate(kind: &Kind, base_url: &str, account: &str) -> Value {
     });
     let payload = &mut event["payload"];
     if kind.event_type != "SUBSCRIPTION_ORDER" {
-        payload["account"] = json!({ "accountIdentifier": account, "status": "ACTIVE", "parentAccountIdentifier": null });
+        payload["account"] =
+            json!({ "accountIdentifier": account, "status": "ACTIVE", "parentAccountIdentifier": null });
     }
     match kind.event_type {
         "SUBSCRIPTION_ORDER" => {
@@ -79,7 +80,8 @@ pub(super) fn generate(kind: &Kind, base_url: &str, account: &str) -> Value {
         "ADDON_ORDER" => {
             payload["order"] = order("ADDON", 1);
             payload["order"]["addonOfferingCode"] = json!("STORAGE");
-            payload["account"] = json!({ "accountIdentifier": null, "status": "INITIALIZED", "parentAccountIdentifier": account });
+            payload["account"] =
+                json!({ "accountIdentifier": null, "status": "INITIALIZED", "parentAccountIdentifier": account });
         }
         "ADDON_CHANGE" | "ADDON_CANCEL" => {
             payload["addonInstance"] = json!({ "id": "addon-1" });

@@ -247,7 +247,9 @@ async fn read(desk: DeskData, request: HttpRequest, id: web::Path<Uuid>) -> Http
     match fault {
         Some(Fault::Unauthorized) => return unauthorized(),
         Some(Fault::Error) => return HttpResponse::InternalServerError().body("sandbox: simulated error"),
-        Some(Fault::Garbage) => return HttpResponse::Ok().content_type("text/html").body("<html>sandbox: simulated garbage"),
+        Some(Fault::Garbage) => {
+            return HttpResponse::Ok().content_type("text/html").body("<html>sandbox: simulated garbage");
+        }
         Some(Fault::Slow) => tokio::time::sleep(SLOW).await,
         Some(Fault::Duplicate | Fault::LostResult) | None => {}
     }

@@ -54,7 +54,12 @@ async fn no_such_route() -> HttpResponse {
     print(404, &json!({ "message": message, "post": kinds, "ping": "/simulate/ping", "get": "/simulate/events" }))
 }
 
-async fn simulate(desk: DeskData, kind: web::Path<String>, query: web::Query<Query>, overrides: web::Bytes) -> HttpResponse {
+async fn simulate(
+    desk: DeskData,
+    kind: web::Path<String>,
+    query: web::Query<Query>,
+    overrides: web::Bytes,
+) -> HttpResponse {
     let Some(desk) = desk.get() else { return closed() };
     let Some(kind) = KINDS.iter().find(|known| known.path == *kind) else { return no_such_route().await };
     let overrides = if overrides.iter().all(u8::is_ascii_whitespace) {
@@ -136,7 +141,8 @@ fn view(desk: &Desk, event: &MarketEvent) -> Value {
     let told = event.result.as_ref().and_then(|result| result.account_identifier.clone());
     let account = told.map_or_else(|| event.body["payload"]["account"]["accountIdentifier"].clone(), Value::String);
     // An add-on that was only just ordered has its parent's account in the body.
-    let account = if account.is_null() { event.body["payload"]["account"]["parentAccountIdentifier"].clone() } else { account };
+    let account =
+        if account.is_null() { event.body["payload"]["account"]["parentAccountIdentifier"].clone() } else { account };
     json!({
         "id": event.id,
         "eventUrl": desk.market.event_url(event.id),
@@ -185,8 +191,8 @@ impl Receiver {
             .body(Vec::new())
             .map_err(|error| error.to_string())?;
         let answer = self.egress.call(request).await.map_err(|error| error.to_string())?;
-        let body = serde_json::from_slice(answer.body())
-            .unwrap_or_else(|_| json!(String::from_utf8_lossy(answer.body())));
+        let body =
+            serde_json::from_slice(answer.body()).unwrap_or_else(|_| json!(String::from_utf8_lossy(answer.body())));
         Ok((answer.status().as_u16(), body))
     }
 

@@ -34,13 +34,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::event::{
-        BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Flag, Notification,
-    };
+    use crate::event::{BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Flag, Notification};
 
     fn golden_records() -> Vec<(&'static str, EventRecord)> {
         let base = BaseUrl::parse("https://market.example").expect("a base URL");
-        let url = EventUrl::parse("https://market.example/api/integration/v1/events/7f59", [&base]).expect("an event URL");
+        let url =
+            EventUrl::parse("https://market.example/api/integration/v1/events/7f59", [&base]).expect("an event URL");
         let notification =
             Notification::new("default".into(), url, Some(EventType::SubscriptionOrder), "lang=en".into());
         let at = Timestamp::from_millis;

@@ -8,7 +8,7 @@ use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement
 use crate::clock::Timestamp;
 use crate::event::{BaseUrl, EventId, EventResult, EventType, EventUrl, Facts, Notification, State};
 
-pub(super) const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_mins(1);
 
 pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_700_000_000_000 + seconds * 1000)

@@ -32,8 +32,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::agenda::Agenda;
 use super::durability::{make_synchronous, sync_directory};
 use super::{
-    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step,
-    StoreError, codec,
+    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+    codec,
 };
 use crate::clock::Timestamp;
 use crate::event::{Change, EventId, EventRecord, Notification};
@@ -66,7 +66,9 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// Another process has it open.
-    #[error("the data directory {directory:?} is in use by another doorbell; stop that one, or set store.url to another directory")]
+    #[error(
+        "the data directory {directory:?} is in use by another doorbell; stop that one, or set store.url to another directory"
+    )]
     Locked {
         /// The data directory.
         directory: PathBuf,
@@ -166,7 +168,7 @@ impl SledStore {
         let changed = Arc::new(Notify::new());
         changed.notify_one();
         let (writes, waiting) = mpsc::channel(QUEUE);
-        let writer = Writer {
+        let thread = Writer {
             db,
             tree: tree.clone(),
             log: database,
@@ -177,12 +179,15 @@ impl SledStore {
         };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run(waiting))
+            .spawn(move || thread.run(waiting))
             .map_err(unusable)?;
         Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(writer) })
     }
 
-    async fn write<T>(&self, write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write) -> Result<T, StoreError> {
+    async fn write<T>(
+        &self,
+        write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
         writes.try_send(write(reply)).map_err(|error| match error {
@@ -572,6 +577,7 @@ fn lock(agenda: &Mutex<Agenda>) -> MutexGuard<'_, Agenda> {
     agenda.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape `map_err` wants")]
 fn failed(error: sled::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
@@ -682,9 +688,15 @@ mod tests {
         }
         for token in ["done", "handled"] {
             let claim = store.claim(LEASE, at(1)).await.expect("answers").expect(token);
-            let Advanced::Proceed(claim) = store.advance(claim, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched") else { panic!() };
+            let Advanced::Proceed(claim) =
+                store.advance(claim, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched")
+            else {
+                panic!()
+            };
             let step = Step::Handled(EventResult::success(token));
-            let Advanced::Proceed(claim) = store.advance(claim, step, LEASE, at(1)).await.expect("handled") else { panic!() };
+            let Advanced::Proceed(claim) = store.advance(claim, step, LEASE, at(1)).await.expect("handled") else {
+                panic!()
+            };
             if token == "done" {
                 store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
             }
@@ -744,7 +756,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let store = open(directory.path());
         if store.durability() != Durability::Synchronous {
-            println!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
+            eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
             return;
         }
         drop(store);
@@ -815,7 +827,10 @@ mod tests {
                     assert_eq!(sled.record(&notification, now).await, memory.record(&notification, now).await);
                 }
                 Action::Claim => {
-                    let claims = (sled.claim(LEASE, now).await.expect("answers"), memory.claim(LEASE, now).await.expect("answers"));
+                    let claims = (
+                        sled.claim(LEASE, now).await.expect("answers"),
+                        memory.claim(LEASE, now).await.expect("answers"),
+                    );
                     match claims {
                         (Some(a), Some(b)) => {
                             assert_eq!(a.event(), b.event());
@@ -827,20 +842,29 @@ mod tests {
                 Action::Fetch(account) => {
                     if let Some((a, b)) = held.pop() {
                         let step = fetched(Some(&account.to_string()), b"{}");
-                        let advanced = (sled.advance(a, step.clone(), LEASE, now).await, memory.advance(b, step, LEASE, now).await);
+                        let advanced = (
+                            sled.advance(a, step.clone(), LEASE, now).await,
+                            memory.advance(b, step, LEASE, now).await,
+                        );
                         keep(&mut held, advanced);
                     }
                 }
                 Action::Handle => {
                     if let Some((a, b)) = held.pop() {
                         let step = Step::Handled(EventResult::success("handled"));
-                        let advanced = (sled.advance(a, step.clone(), LEASE, now).await, memory.advance(b, step, LEASE, now).await);
+                        let advanced = (
+                            sled.advance(a, step.clone(), LEASE, now).await,
+                            memory.advance(b, step, LEASE, now).await,
+                        );
                         keep(&mut held, advanced);
                     }
                 }
                 Action::Settle(settlement) => {
                     if let Some((a, b)) = held.pop() {
-                        assert_eq!(sled.settle(a, settlement.clone(), now).await, memory.settle(b, settlement, now).await);
+                        assert_eq!(
+                            sled.settle(a, settlement.clone(), now).await,
+                            memory.settle(b, settlement, now).await
+                        );
                     }
                 }
                 Action::Amend(event, amendment) => {
@@ -854,11 +878,16 @@ mod tests {
                     // Lets memory's leases end as sled's do; what this hands out on both sides is let go again.
                     drop(sled);
                     sled = open(directory.path());
-                    let both = (sled.claim(Duration::ZERO, at(clock)).await, memory.claim(Duration::ZERO, at(clock)).await);
-                    assert_eq!(both.0.expect("answers").map(|claim| claim.record), both.1.expect("answers").map(|claim| claim.record));
+                    let both =
+                        (sled.claim(Duration::ZERO, at(clock)).await, memory.claim(Duration::ZERO, at(clock)).await);
+                    assert_eq!(
+                        both.0.expect("answers").map(|claim| claim.record),
+                        both.1.expect("answers").map(|claim| claim.record)
+                    );
                 }
             }
-            let shown = (sled.list(&Filter::default(), None, 100).await, memory.list(&Filter::default(), None, 100).await);
+            let shown =
+                (sled.list(&Filter::default(), None, 100).await, memory.list(&Filter::default(), None, 100).await);
             assert_eq!(shown.0, shown.1);
         }
     }

@@ -119,9 +119,11 @@ impl Marketplace {
                 moved.changed().await.expect("the marketplace lives");
             }
         };
-        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
-            panic!("waited in vain until {what}: {:?}", self.with(|books| format!("{books:?}")));
-        }
+        assert!(
+            tokio::time::timeout(PATIENCE, reached).await.is_ok(),
+            "waited in vain until {what}: {:?}",
+            self.with(|books| format!("{books:?}"))
+        )
     }
 
     pub async fn until_settled(&self, id: &str) {
@@ -153,7 +155,8 @@ async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) ->
         return twisted(&twist).await;
     }
     // vendor:inbound-secret
-    let is_us = request.headers().get("authorization").is_some_and(|header| header == "Basic dmVuZG9yOmluYm91bmQtc2VjcmV0");
+    let is_us =
+        request.headers().get("authorization").is_some_and(|header| header == "Basic dmVuZG9yOmluYm91bmQtc2VjcmV0");
     let body = String::from_utf8_lossy(&body);
     if !is_us || !body.contains("grant_type=client_credentials") || !body.contains("scope=ROLE_APPLICATION") {
         return HttpResponse::Unauthorized().json(json!({"error": "invalid_client"}));
@@ -187,7 +190,12 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
     }
 }
 
-async fn take(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>, result: web::Json<Value>) -> HttpResponse {
+async fn take(
+    desk: web::Data<Desk>,
+    request: HttpRequest,
+    id: web::Path<String>,
+    result: web::Json<Value>,
+) -> HttpResponse {
     let twist = desk.with(|books| {
         *books.arrived.entry("result").or_default() += 1;
         if !is_authorized(books, &request) {

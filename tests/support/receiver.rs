@@ -76,7 +76,8 @@ impl Receiver {
 
 pub async fn token(client: &Client, public: &str, id: &str, secret: &str) -> String {
     let request = client.post(format!("{public}/oauth2/token")).basic_auth(id, Some(secret));
-    let request = request.header("content-type", "application/x-www-form-urlencoded").body("grant_type=client_credentials");
+    let request =
+        request.header("content-type", "application/x-www-form-urlencoded").body("grant_type=client_credentials");
     let answer = request.send().await.expect("answers");
     assert_eq!(answer.status(), StatusCode::OK);
     json(answer).await["access_token"].as_str().expect("a token").to_owned()
