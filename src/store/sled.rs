@@ -177,11 +177,11 @@ impl SledStore {
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
         };
-        let writer = std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || thread.run(waiting))
             .map_err(unusable)?;
-        Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(writer) })
+        Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(handle) })
     }
 
     async fn write<T>(
