@@ -168,7 +168,8 @@ async fn an_event_that_fails_beyond_all_patience_is_dead_and_an_operator_can_hav
     let configuration = configuration(&marketplace.base_url, "memory:");
     let store = Arc::new(MemoryStore::new());
     let receiver = Receiver::start_with(&configuration, store, Counting::default(), clock.clone()).await;
-    marketplace.with(|books| books.read_twists.extend([Twist::Answer(500), Twist::Answer(500)]));
+    // The clock stands still, so the second attempt waits for the test.
+    marketplace.with(|books| books.read_twists.extend([Twist::RetryAfter(500, 60), Twist::Answer(500)]));
     receiver.notify("/create", &marketplace.order("1")).await;
     until_attempts(&receiver, 1).await;
     clock.advance(Duration::from_hours(25));

@@ -17,6 +17,7 @@
 //! Keys are in order of receipt, so that new events are appended and not scattered over the tree.
 
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +54,10 @@ const LAYOUT_KEY: &[u8] = b"v";
 const MARKER: &str = "doorbell-store";
 /// sled's own directory within the data directory.
 const DATABASE: &str = "sled";
+/// Locked by the one process that has the data directory open.
+const LOCK: &str = "lock";
+/// How long sled's own threads may take to let go of a database that this process has closed.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// Why a data directory could not be opened. Each says what to do.
 #[derive(Debug, Error)]
@@ -104,6 +109,8 @@ pub struct SledStore {
     durability: Durability,
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
+    /// Released last, when everything else has let go.
+    _lock: File,
 }
 
 /// A write and who waits for it.
@@ -128,6 +135,7 @@ impl SledStore {
 
         let database = directory.join(DATABASE);
         std::fs::create_dir_all(&database).map_err(unusable)?;
+        let lock = take_lock(directory)?;
         remove_torn_snapshots(&database).map_err(unusable)?;
         let durability = make_synchronous(directory).map_err(unusable)?;
         if require_durable && durability != Durability::Synchronous {
@@ -155,7 +163,7 @@ impl SledStore {
         if !marker.exists() {
             let text = "This directory holds a doorbell event store. Keep this file beside it.\n";
             std::fs::write(&marker, text).map_err(unusable)?;
-            std::fs::File::open(&marker).and_then(|file| file.sync_all()).map_err(unusable)?;
+            File::open(&marker).and_then(|file| file.sync_all()).map_err(unusable)?;
             sync_directory(directory).map_err(unusable)?;
         }
 
@@ -181,7 +189,7 @@ impl SledStore {
             .name("store-writer".into())
             .spawn(move || thread.run(waiting))
             .map_err(unusable)?;
-        Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(handle) })
+        Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(handle), _lock: lock })
     }
 
     async fn write<T>(
@@ -472,6 +480,7 @@ impl Writer {
             Step::Fetched { facts, body } => (Change::Fetched(facts), body),
             Step::Handled(result) => (Change::Handled(result), Vec::new()),
         };
+        self.check_lease(&claim, now)?;
         claim.record.apply(change, now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
@@ -492,6 +501,7 @@ impl Writer {
         settlement: Settlement,
         now: Timestamp,
     ) -> Result<Claim, StoreError> {
+        self.check_lease(&claim, now)?;
         claim.record.apply(settlement.into(), now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
@@ -531,6 +541,11 @@ impl Writer {
         }
         group.put(secret_key, fresh.expose_secret());
         Ok(fresh)
+    }
+
+    fn check_lease(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
+        let held = lock(&self.agenda).is_held(claim.sequence, claim.fence, now);
+        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
     }
 
     fn pin(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
@@ -589,7 +604,7 @@ fn stopped() -> StoreError {
 fn flush(db: &Db, database: &Path, durability: Durability) -> Result<(), StoreError> {
     db.flush().map_err(failed)?;
     if durability == Durability::SyncedLog {
-        let synced = std::fs::File::open(database.join("db")).and_then(|log| log.sync_data());
+        let synced = File::open(database.join("db")).and_then(|log| log.sync_data());
         synced.map_err(|error| StoreError::Unavailable(error.to_string()))?;
     }
     Ok(())
@@ -630,21 +645,41 @@ fn remove_torn_snapshots(database: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Takes the data directory for this process.
+///
+/// A lock of our own beside sled's: sled's threads hold theirs for a moment after a database is dropped, so its
+/// lock cannot tell another process from a store this one has just closed.
+fn take_lock(directory: &Path) -> Result<File, OpenError> {
+    let unusable = |source| OpenError::Directory { directory: directory.to_owned(), source };
+    let lock = File::options().create(true).append(true).open(directory.join(LOCK)).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { directory: directory.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
 fn open_database(database: &Path, directory: &Path) -> Result<Db, OpenError> {
     let config = sled::Config::new().path(database).cache_capacity(CACHE).flush_every_ms(None);
-    // sled panics on some kinds of damage.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-    match opened {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
-            Err(OpenError::Locked { directory: directory.to_owned() })
-        }
-        Ok(Err(sled::Error::Io(source))) => Err(OpenError::Directory { directory: directory.to_owned(), source }),
-        Ok(Err(error)) => Err(OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() }),
-        Err(_) => Err(OpenError::Damaged {
-            directory: directory.to_owned(),
-            reason: "it could not be read at all".to_owned(),
-        }),
+    let started = std::time::Instant::now();
+    loop {
+        // sled panics on some kinds of damage.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let is_held = |error: &std::io::Error| error.to_string().contains("could not acquire lock");
+        return match opened {
+            Ok(Ok(db)) => Ok(db),
+            // Nobody else has the directory, so these are sled's own threads on their way out.
+            Ok(Err(sled::Error::Io(error))) if is_held(&error) && started.elapsed() < RELEASE => {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            Ok(Err(sled::Error::Io(source))) => Err(OpenError::Directory { directory: directory.to_owned(), source }),
+            Ok(Err(error)) => Err(OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() }),
+            Err(_) => Err(OpenError::Damaged {
+                directory: directory.to_owned(),
+                reason: "it could not be read at all".to_owned(),
+            }),
+        };
     }
 }
 
@@ -762,7 +797,7 @@ mod tests {
         drop(store);
         for entry in std::fs::read_dir(directory.path().join(DATABASE)).expect("listed") {
             let path = entry.expect("an entry").path();
-            let flags = ioctl_getflags(std::fs::File::open(&path).expect("opened")).expect("flags");
+            let flags = ioctl_getflags(File::open(&path).expect("opened")).expect("flags");
             assert!(flags.contains(IFlags::SYNC), "{path:?}");
         }
     }
