@@ -1,0 +1,13 @@
+//! What the benchmarks share: a load generator, and processes whose memory can be read.
+
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
+pub mod load;
+pub mod marketplace;
+pub mod process;
+
+/// The middle of some measurements.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
