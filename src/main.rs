@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Most of what is allocated for a notification is freed by another thread, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     doorbell::run_configured()
 }

@@ -10,7 +10,9 @@ pub(crate) fn start(log: &Log) {
     let directives =
         if log.level.contains(['=', ',']) { log.level.clone() } else { format!("{},actix_server=warn", log.level) };
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A closed standard error is no reason to panic, which is what reporting a failed write to it would do.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A test may have set a subscriber of its own.
     let _ = match log.format {
         LogFormat::Text => lines.with_target(false).with_ansi(use_colour()).try_init(),

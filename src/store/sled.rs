@@ -7,14 +7,16 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `e` sequence | the record, see `codec` |
+//! | `p` sequence | the record (see `codec`) of an event that is in progress |
+//! | `e` sequence | the record of an event that has ended: done, deferred or dead |
 //! | `b` sequence, chunk | the body as received, in pieces of at most 4 KiB, beside the record so that a change of state does not rewrite it |
 //! | `i` event id | the sequence |
-//! | `u` sequence | nothing: the event is unfinished |
 //! | `s` name | a secret |
 //! | `v` | version of this layout |
 //!
-//! Keys are in order of receipt, so that new events are appended and not scattered over the tree.
+//! Keys are in order of receipt, so that new events are appended and not scattered over the tree. What is in
+//! progress stands apart from what has ended, so that opening the store reads the former only, and a new event costs
+//! two keys: every key that is written has its price in sled, however short it is.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -43,13 +45,21 @@ use crate::event::{Change, EventId, EventRecord, Notification};
 const QUEUE: usize = 4096;
 /// Writes that are made durable together at most.
 const BATCH: usize = 1024;
+/// A group of at least this many writes has callers who are likely to be back at once with more.
+const BUSY: usize = 8;
+/// How long the writer then waits for them: a larger group costs hardly more than a small one.
+const GATHER: Duration = Duration::from_micros(150);
 /// Bytes of a body under one key. sled keeps larger values in files of their own, which it never syncs.
 const CHUNK: usize = 4096;
 /// Bytes of sled's page cache: enough for the working set, little enough for a small container.
 const CACHE: u64 = 32 << 20;
 /// Version of the key layout.
-const LAYOUT: &[u8] = b"1";
+const LAYOUT: &[u8] = b"2";
 const LAYOUT_KEY: &[u8] = b"v";
+/// Prefix of the records of events in progress.
+const IN_PROGRESS: u8 = b'p';
+/// Prefix of the records of events that have ended.
+const ENDED: u8 = b'e';
 /// Lies beside the database and says that it is not new, since a damaged one can open silently empty.
 const MARKER: &str = "doorbell-store";
 /// sled's own directory within the data directory.
@@ -115,7 +125,7 @@ pub struct SledStore {
 
 /// A write and who waits for it.
 enum Write {
-    Record(EventRecord, oneshot::Sender<Result<Recorded, StoreError>>),
+    Record(Arc<EventRecord>, Vec<u8>, oneshot::Sender<Result<Recorded, StoreError>>),
     Advance(Claim, Step, Timestamp, Timestamp, oneshot::Sender<Result<Advanced, StoreError>>),
     Settle(Claim, Settlement, Timestamp, oneshot::Sender<Result<(), StoreError>>),
     Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
@@ -150,7 +160,7 @@ impl SledStore {
             Some(LAYOUT) => {}
             Some(other) => {
                 let version = String::from_utf8_lossy(other);
-                return Err(damaged(format!("it has layout {version}, and this doorbell knows layout 1 only")));
+                return Err(damaged(format!("it has layout {version}, and this doorbell knows layout 2 only")));
             }
             None if marker.exists() => {
                 return Err(damaged("it held events before and is empty now".to_owned()));
@@ -168,10 +178,7 @@ impl SledStore {
         }
 
         let agenda = unfinished(&tree).map_err(|error| damaged(error.to_string()))?;
-        let next = match tree.range(prefix(b'e')..prefix(b'e' + 1)).next_back() {
-            Some(last) => sequence_of(&last.map_err(|error| damaged(error.to_string()))?.0) + 1,
-            None => 0,
-        };
+        let next = next_sequence(&tree).map_err(|error| damaged(error.to_string()))?;
         let agenda = Arc::new(Mutex::new(agenda));
         let changed = Arc::new(Notify::new());
         changed.notify_one();
@@ -218,7 +225,7 @@ impl SledStore {
     }
 
     fn record_at(&self, sequence: Sequence) -> Result<Option<EventRecord>, StoreError> {
-        self.tree.get(key(b'e', sequence)).map_err(failed)?.map(|bytes| codec::decode(&bytes)).transpose()
+        stored_record(&self.tree, sequence)
     }
 
     fn sequence_of(&self, id: EventId) -> Result<Option<Sequence>, StoreError> {
@@ -240,7 +247,9 @@ impl Drop for SledStore {
 impl EventStore for SledStore {
     async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
         let record = EventRecord::new(notification, now);
-        self.write(|reply| Write::Record(record, reply)).await
+        // Here and not in the writer, of which there is only one.
+        let encoded = codec::encode(&record)?;
+        self.write(|reply| Write::Record(Arc::new(record), encoded, reply)).await
     }
 
     async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
@@ -285,11 +294,10 @@ impl EventStore for SledStore {
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         let mut page = Page { events: Vec::new(), next: None };
-        let end = before.map_or_else(|| IVec::from(&prefix(b'e' + 1)), |before| IVec::from(&key(b'e', before)));
-        for entry in self.tree.range(IVec::from(&prefix(b'e'))..end).rev() {
-            let (found, bytes) = entry.map_err(failed)?;
+        for entry in newest_first(&self.tree, before) {
+            let (sequence, bytes) = entry?;
             if page.events.len() == limit {
-                page.next = Some(sequence_of(&found) + 1);
+                page.next = Some(sequence + 1);
                 break;
             }
             let event = codec::decode(&bytes)?;
@@ -346,7 +354,7 @@ struct Group {
     /// Events that are new in this group.
     sequences: HashMap<EventId, Sequence>,
     /// Records as this group leaves them.
-    records: HashMap<Sequence, EventRecord>,
+    records: HashMap<Sequence, Arc<EventRecord>>,
     answers: Vec<Answer>,
 }
 
@@ -356,7 +364,17 @@ type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
 impl Writer {
     fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
         let mut writes = Vec::with_capacity(BATCH);
+        let mut last = 0;
         while waiting.blocking_recv_many(&mut writes, BATCH) > 0 {
+            if last >= BUSY {
+                std::thread::sleep(GATHER);
+                while writes.len() < BATCH
+                    && let Ok(write) = waiting.try_recv()
+                {
+                    writes.push(write);
+                }
+            }
+            last = writes.len();
             let mut group = Group::default();
             for write in writes.drain(..) {
                 self.prepare(&mut group, write);
@@ -384,11 +402,11 @@ impl Writer {
 
     fn prepare(&mut self, group: &mut Group, write: Write) {
         match write {
-            Write::Record(record, reply) => {
-                let prepared = self.prepare_record(group, record);
+            Write::Record(record, encoded, reply) => {
+                let prepared = self.prepare_record(group, &record, encoded);
                 group.answers.push(match prepared {
-                    Ok((sequence, recorded, record)) => Box::new(move |durable, agenda| {
-                        if let (Ok(()), Some(record)) = (&durable, record) {
+                    Ok((sequence, recorded)) => Box::new(move |durable, agenda| {
+                        if durable.is_ok() && recorded == Recorded::New {
                             agenda.add(sequence, &record);
                         }
                         let _ = reply.send(durable.map(|()| recorded));
@@ -453,20 +471,20 @@ impl Writer {
     fn prepare_record(
         &mut self,
         group: &mut Group,
-        record: EventRecord,
-    ) -> Result<(Sequence, Recorded, Option<EventRecord>), StoreError> {
+        record: &Arc<EventRecord>,
+        encoded: Vec<u8>,
+    ) -> Result<(Sequence, Recorded), StoreError> {
         if let Some(sequence) = self.sequence_of(group, record.id)? {
             let known = self.record_at(group, sequence)?;
-            return Ok((sequence, Recorded::Duplicate(known.progress()), None));
+            return Ok((sequence, Recorded::Duplicate(known.progress())));
         }
         let sequence = self.next;
-        group.put(key(b'e', sequence), codec::encode(&record)?);
+        group.put(key(IN_PROGRESS, sequence), encoded);
         group.put(index_key(record.id), &sequence.to_be_bytes());
-        group.put(key(b'u', sequence), &[]);
         self.next += 1;
         group.sequences.insert(record.id, sequence);
-        group.records.insert(sequence, record.clone());
-        Ok((sequence, Recorded::New, Some(record)))
+        group.records.insert(sequence, Arc::clone(record));
+        Ok((sequence, Recorded::New))
     }
 
     fn prepare_advance(
@@ -484,13 +502,13 @@ impl Writer {
         claim.record.apply(change, now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
-        group.put(key(b'e', claim.sequence), encoded);
+        group.put(key(IN_PROGRESS, claim.sequence), encoded);
         for (chunk, number) in body.chunks(CHUNK).zip(0_u16..) {
             let mut chunk_key = key(b'b', claim.sequence).to_vec();
             chunk_key.extend_from_slice(&number.to_be_bytes());
             group.put(chunk_key, chunk);
         }
-        group.records.insert(claim.sequence, claim.record.clone());
+        group.records.insert(claim.sequence, Arc::new(claim.record.clone()));
         Ok(claim)
     }
 
@@ -505,11 +523,13 @@ impl Writer {
         claim.record.apply(settlement.into(), now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
-        group.put(key(b'e', claim.sequence), encoded);
-        if !claim.record.state.is_unfinished() {
-            group.remove(&key(b'u', claim.sequence));
+        if claim.record.state.is_unfinished() {
+            group.put(key(IN_PROGRESS, claim.sequence), encoded);
+        } else {
+            group.put(key(ENDED, claim.sequence), encoded);
+            group.remove(&key(IN_PROGRESS, claim.sequence));
         }
-        group.records.insert(claim.sequence, claim.record.clone());
+        group.records.insert(claim.sequence, Arc::new(claim.record.clone()));
         Ok(claim)
     }
 
@@ -521,11 +541,11 @@ impl Writer {
         now: Timestamp,
     ) -> Result<(Sequence, EventRecord), StoreError> {
         let sequence = self.sequence_of(group, id)?.ok_or(StoreError::NotFound)?;
-        let mut record = self.record_at(group, sequence)?;
+        let mut record = EventRecord::clone(&*self.record_at(group, sequence)?);
         record.apply_amendment(amendment.into(), now)?;
-        group.put(key(b'e', sequence), codec::encode(&record)?);
-        group.put(key(b'u', sequence), &[]);
-        group.records.insert(sequence, record.clone());
+        group.put(key(IN_PROGRESS, sequence), codec::encode(&record)?);
+        group.remove(&key(ENDED, sequence));
+        group.records.insert(sequence, Arc::new(record.clone()));
         Ok((sequence, record))
     }
 
@@ -560,13 +580,12 @@ impl Writer {
         Ok(self.tree.get(index_key(id)).map_err(failed)?.map(|bytes| sequence_of(&bytes)))
     }
 
-    fn record_at(&self, group: &Group, sequence: Sequence) -> Result<EventRecord, StoreError> {
+    fn record_at(&self, group: &Group, sequence: Sequence) -> Result<Arc<EventRecord>, StoreError> {
         if let Some(record) = group.records.get(&sequence) {
-            return Ok(record.clone());
+            return Ok(Arc::clone(record));
         }
-        let bytes = self.tree.get(key(b'e', sequence)).map_err(failed)?;
-        let bytes = bytes.ok_or_else(|| StoreError::Unreadable(format!("event number {sequence} has no record")))?;
-        codec::decode(&bytes)
+        let record = stored_record(&self.tree, sequence)?;
+        record.map(Arc::new).ok_or_else(|| StoreError::Unreadable(format!("event number {sequence} has no record")))
     }
 }
 
@@ -610,8 +629,51 @@ fn flush(db: &Db, database: &Path, durability: Durability) -> Result<(), StoreEr
     Ok(())
 }
 
-fn prefix(kind: u8) -> [u8; 1] {
-    [kind]
+fn stored_record(tree: &Tree, sequence: Sequence) -> Result<Option<EventRecord>, StoreError> {
+    for kind in [IN_PROGRESS, ENDED] {
+        if let Some(bytes) = tree.get(key(kind, sequence)).map_err(failed)? {
+            return codec::decode(&bytes).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// All records, in progress or ended, newest first, from before the one at `before`.
+fn newest_first(
+    tree: &Tree,
+    before: Option<Sequence>,
+) -> impl Iterator<Item = Result<(Sequence, IVec), StoreError>> + use<> {
+    let records = |kind| {
+        let end = key(kind, before.unwrap_or(Sequence::MAX));
+        tree.range(key(kind, 0)..end).rev().map(|entry| match entry {
+            Ok((key, bytes)) => Ok((sequence_of(&key), bytes)),
+            Err(error) => Err(failed(error)),
+        })
+    };
+    let (mut in_progress, mut ended) = (records(IN_PROGRESS).peekable(), records(ENDED).peekable());
+    let mut last = None;
+    std::iter::from_fn(move || {
+        loop {
+            let next = match (in_progress.peek(), ended.peek()) {
+                (Some(Ok((first, _))), Some(Ok((second, _)))) if first < second => ended.next(),
+                (Some(_), _) => in_progress.next(),
+                (None, _) => ended.next(),
+            };
+            match &next {
+                // It ended while this was going on, and stands on both sides.
+                Some(Ok((sequence, _))) if last == Some(*sequence) => {}
+                Some(Ok((sequence, _))) => {
+                    last = Some(*sequence);
+                    return next;
+                }
+                Some(Err(_)) | None => return next,
+            }
+        }
+    })
+}
+
+fn next_sequence(tree: &Tree) -> Result<Sequence, StoreError> {
+    newest_first(tree, None).next().map_or(Ok(0), |newest| Ok(newest?.0 + 1))
 }
 
 fn key(kind: u8, sequence: Sequence) -> [u8; 9] {
@@ -686,11 +748,9 @@ fn open_database(database: &Path, directory: &Path) -> Result<Db, OpenError> {
 /// The agenda as the last process left it.
 fn unfinished(tree: &Tree) -> Result<Agenda, StoreError> {
     let mut agenda = Agenda::default();
-    for entry in tree.scan_prefix(prefix(b'u')).keys() {
-        let sequence = sequence_of(&entry.map_err(failed)?);
-        let bytes = tree.get(key(b'e', sequence)).map_err(failed)?;
-        let bytes = bytes.ok_or_else(|| StoreError::Unreadable(format!("event number {sequence} has no record")))?;
-        agenda.add(sequence, &codec::decode(&bytes)?);
+    for entry in tree.scan_prefix([IN_PROGRESS]) {
+        let (key, bytes) = entry.map_err(failed)?;
+        agenda.add(sequence_of(&key), &codec::decode(&bytes)?);
     }
     Ok(agenda)
 }
