@@ -1,5 +1,7 @@
 //! The built-in issuer: tokens a marketplace gets from us, and shows us again.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
@@ -19,6 +21,8 @@ const SCOPE: &str = "notifications";
 const ALGORITHM: Algorithm = Algorithm::HS256;
 /// The longest token that is looked at, in bytes; ours have about 500.
 const MAX_TOKEN_BYTES: usize = 4096;
+/// Tokens that are remembered as verified. A marketplace uses one at a time.
+const REMEMBERED: usize = 256;
 
 /// Issues and verifies bearer tokens.
 pub struct Issuer {
@@ -28,6 +32,16 @@ pub struct Issuer {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    /// Tokens whose signature and claims were found good, so that each is verified once and not at every
+    /// notification. Their end is looked at every time.
+    verified: Mutex<HashMap<String, Verified>>,
+}
+
+/// What a token that was verified is good for.
+#[derive(Debug, Clone, Copy)]
+struct Verified {
+    integration: usize,
+    expires: i64,
 }
 
 struct Client {
@@ -84,6 +98,7 @@ impl Issuer {
             encoding: EncodingKey::from_secret(key.expose_secret()),
             decoding: DecodingKey::from_secret(key.expose_secret()),
             validation,
+            verified: Mutex::default(),
         }
     }
 
@@ -134,17 +149,39 @@ impl Issuer {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthenticationError::Invalid);
         }
-        let claims =
-            decode::<Claims>(token, &self.decoding, &self.validation).map_err(|_| AuthenticationError::Invalid)?.claims;
-        if claims.exp <= now.as_seconds() {
+        let remembered = self.verified().get(token).copied();
+        let verified = match remembered {
+            Some(verified) => verified,
+            None => self.examine(token)?,
+        };
+        if verified.expires <= now.as_seconds() {
+            self.verified().remove(token);
             return Err(AuthenticationError::Expired);
         }
+        if remembered.is_none() {
+            let mut known = self.verified();
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            known.insert(token.to_owned(), verified);
+        }
+        Ok(Caller { integration: verified.integration })
+    }
+
+    /// Everything about a token that time does not change.
+    fn examine(&self, token: &str) -> Result<Verified, AuthenticationError> {
+        let claims =
+            decode::<Claims>(token, &self.decoding, &self.validation).map_err(|_| AuthenticationError::Invalid)?.claims;
         let integration = self.clients.iter().position(|client| client.id == claims.sub);
         let integration = integration.ok_or(AuthenticationError::Invalid)?;
         if !claims.scope.split(' ').any(|scope| scope == SCOPE) {
             return Err(AuthenticationError::Scope);
         }
-        Ok(Caller { integration })
+        Ok(Verified { integration, expires: claims.exp })
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashMap<String, Verified>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
