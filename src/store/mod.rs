@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod conformance;
 mod durability;
+mod index;
 pub mod memory;
 pub mod sled;
 

@@ -21,7 +21,7 @@
 //! | `p` sequence | the record (see `codec`) of an event that is in progress |
 //! | `e` sequence | the record of an event that has ended: done, deferred or dead |
 //! | `b` sequence, chunk | the body as received, in pieces of at most 4 KiB, beside the record so that a change of state does not rewrite it |
-//! | `i` event id | the sequence |
+//! | `i` bucket, page | where events are by their ids, see `index` |
 //! | `s` name | a secret |
 //! | `v` | version of this layout |
 //!
@@ -45,6 +45,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::agenda::Agenda;
 use super::durability::{make_synchronous, sync_directory};
+use super::index::{Bucket, Pending};
 use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
     codec,
@@ -59,11 +60,11 @@ const BATCH: usize = 1024;
 /// A group of at least this many writes has callers who are likely to be back at once with more.
 const BUSY: usize = 8;
 /// How long the writer then waits for them: a larger group costs hardly more than a small one.
-const GATHER: Duration = Duration::from_micros(150);
+const GATHER: Duration = Duration::from_micros(120);
 /// Bytes of a body under one key. sled keeps larger values in files of their own, which it never syncs.
 const CHUNK: usize = 4096;
 /// Bytes of sled's page cache: enough for the working set, little enough for a small container.
-const CACHE: u64 = 12 << 20;
+const CACHE: u64 = 20 << 20;
 /// Version of the key layout.
 const LAYOUT: &[u8] = b"2";
 const LAYOUT_KEY: &[u8] = b"v";
@@ -236,9 +237,12 @@ impl SledStore {
     }
 
     fn find(&self, id: EventId) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
-        let Some(sequence) = indexed(&self.tree, id)? else { return Ok(None) };
-        let record = stored_record(&self.tree, sequence)?.filter(|record| record.id == id);
-        Ok(record.map(|record| (sequence, record)))
+        for sequence in Bucket::load(&self.tree, &Pending::new(), id)?.places() {
+            if let Some(record) = stored_record(&self.tree, sequence)?.filter(|record| record.id == id) {
+                return Ok(Some((sequence, record)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -357,8 +361,8 @@ struct Writer {
 struct Group {
     /// Keys and their new values, in the order in which they are written; nothing for a key that goes.
     writes: Vec<(IVec, Option<IVec>)>,
-    /// Events that are new in this group.
-    sequences: HashMap<EventId, Sequence>,
+    /// Pages of the index as this group leaves them.
+    index: Pending,
     /// Records as this group leaves them.
     records: HashMap<Sequence, Arc<EventRecord>>,
     answers: Vec<Answer>,
@@ -491,14 +495,16 @@ impl Writer {
         record: &Arc<EventRecord>,
         encoded: Vec<u8>,
     ) -> Result<(Sequence, Recorded), StoreError> {
-        if let Some((sequence, known)) = self.known(group, record.id)? {
+        let bucket = Bucket::load(&self.tree, &group.index, record.id)?;
+        if let Some((sequence, known)) = self.known(group, &bucket, record.id)? {
             return Ok((sequence, Recorded::Duplicate(known.progress())));
         }
         let sequence = self.next;
-        group.put(index_key(record.id), &sequence.to_be_bytes());
+        let (page_key, page) = bucket.with(sequence);
+        group.put(page_key, page.clone());
+        group.index.insert(page_key, page);
         group.put(key(IN_PROGRESS, sequence), encoded);
         self.next += 1;
-        group.sequences.insert(record.id, sequence);
         group.records.insert(sequence, Arc::clone(record));
         Ok((sequence, Recorded::New))
     }
@@ -561,7 +567,8 @@ impl Writer {
         amendment: Amendment,
         now: Timestamp,
     ) -> Result<(Sequence, EventRecord), StoreError> {
-        let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
+        let bucket = Bucket::load(&self.tree, &group.index, id)?;
+        let (sequence, record) = self.known(group, &bucket, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
         record.apply_amendment(amendment.into(), now)?;
         group.put(key(IN_PROGRESS, sequence), codec::encode(&record)?);
@@ -595,17 +602,22 @@ impl Writer {
     }
 
     /// The event with this id, as the group so far leaves it.
-    fn known(&self, group: &Group, id: EventId) -> Result<Option<(Sequence, Arc<EventRecord>)>, StoreError> {
-        let sequence = match group.sequences.get(&id) {
-            Some(&sequence) => Some(sequence),
-            None => indexed(&self.tree, id)?,
-        };
-        let Some(sequence) = sequence else { return Ok(None) };
-        let record = match group.records.get(&sequence) {
-            Some(record) => Some(Arc::clone(record)),
-            None => stored_record(&self.tree, sequence)?.map(Arc::new),
-        };
-        Ok(record.filter(|record| record.id == id).map(|record| (sequence, record)))
+    fn known(
+        &self,
+        group: &Group,
+        bucket: &Bucket,
+        id: EventId,
+    ) -> Result<Option<(Sequence, Arc<EventRecord>)>, StoreError> {
+        for sequence in bucket.places() {
+            let record = match group.records.get(&sequence) {
+                Some(record) => Some(Arc::clone(record)),
+                None => stored_record(&self.tree, sequence)?.map(Arc::new),
+            };
+            if let Some(record) = record.filter(|record| record.id == id) {
+                return Ok(Some((sequence, record)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -645,11 +657,6 @@ fn flush(db: &Db, database: &Path, durability: Durability) -> Result<(), StoreEr
         synced.map_err(|error| StoreError::Unavailable(error.to_string()))?;
     }
     Ok(())
-}
-
-/// Where the index says the event is. Its record has the last word.
-fn indexed(tree: &Tree, id: EventId) -> Result<Option<Sequence>, StoreError> {
-    Ok(tree.get(index_key(id)).map_err(failed)?.map(|bytes| sequence_of(&bytes)))
 }
 
 fn stored_record(tree: &Tree, sequence: Sequence) -> Result<Option<EventRecord>, StoreError> {
@@ -705,13 +712,7 @@ fn key(kind: u8, sequence: Sequence) -> [u8; 9] {
     key
 }
 
-fn index_key(id: EventId) -> [u8; 17] {
-    let mut key = [b'i'; 17];
-    key[1..].copy_from_slice(id.as_bytes());
-    key
-}
-
-/// The sequence in the last eight bytes of a record's key or in an index entry's value.
+/// The sequence in the last eight bytes of a record's key.
 fn sequence_of(bytes: &[u8]) -> Sequence {
     bytes.last_chunk().map_or(0, |chunk| Sequence::from_be_bytes(*chunk))
 }
