@@ -132,15 +132,14 @@ struct Dev {
 
 impl Dev {
     fn start() -> Self {
+        Self::start_with_log(Stdio::null())
+    }
+
+    fn start_with_log(log: Stdio) -> Self {
         let free = [("SERVER", ""), ("ADMIN", ""), ("SANDBOX", "")]
             .map(|(section, _)| (format!("DOORBELL__{section}__LISTEN"), "127.0.0.1:0"));
-        let mut child = Command::new(doorbell())
-            .arg("dev")
-            .envs(free)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
+        let mut child =
+            Command::new(doorbell()).arg("dev").envs(free).stdout(Stdio::piped()).stderr(log).spawn().expect("starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
         let mut value = |name: &str| {
             let line =
@@ -210,6 +209,25 @@ async fn in_dev_every_kind_of_event_is_completed_by_either_route() {
             );
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn asked_to_stop_it_stops_and_tidies_up_even_where_no_log_line_can_be_written() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("a device that takes nothing");
+    let mut dev = Dev::start_with_log(full.into());
+    let pid = dev.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| ended.send(dev.child.wait()).expect("awaited"));
+        let status = end.recv_timeout(PATIENCE);
+        if status.is_err() {
+            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        }
+        assert!(status.expect("it stops").expect("a status").success());
+    });
+    assert!(!std::path::Path::new(&dev.data).exists(), "its temporary directory is gone");
 }
 
 #[tokio::test]

@@ -954,9 +954,9 @@ mod tests {
                     _ => writer.prepare_amend(&mut group, id, Amendment::Rerun, at(3)).map(drop),
                 }
                 .expect("prepared");
-                let writes = std::mem::take(&mut group.writes);
-                let is_whole = applied >= writes.len();
-                writer.apply(writes.into_iter().take(applied).collect()).expect("applied");
+                let cut = std::mem::take(&mut group.writes);
+                let is_whole = applied >= cut.len();
+                writer.apply(cut.into_iter().take(applied).collect()).expect("applied");
                 drop((writer, store));
 
                 let store = open(directory.path());
