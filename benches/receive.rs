@@ -120,7 +120,7 @@ fn whole_program(directory: &Path) {
         let greeting: serde_json::Value = serde_json::from_str(&served.greeting).expect("a log line");
         let address: SocketAddr = greeting["public"].as_str().expect("an address").parse().expect("an address");
         run(address, 1, Until::Requests(1), Pace::Closed, 200, move |_, out| {
-            request(out, address, "GET", "/health/ready", "", "")
+            request(out, address, "GET", "/health/ready", "", "");
         });
         let ready = started.elapsed();
         let (idle, _) = served.memory();

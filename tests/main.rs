@@ -15,6 +15,7 @@
 
 mod architecture;
 mod authentication;
+mod bodies;
 mod command_line;
 mod crash;
 mod delivery;

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::kind::open_enum;
 use super::node::Node;
-use super::{EventType, Flag, json};
+use super::{EventType, Flag, json, xml};
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -357,7 +357,14 @@ impl Event {
         if bytes.len() > MAX_BODY_BYTES {
             return Err(BodyError::TooLarge(bytes.len()));
         }
-        Self::from_tree(&json::read(bytes)?)
+        // By looking and not by `Content-Type`: no JSON document begins like an XML one, marketplaces mislabel both,
+        // and a body that is read again after a restart has no headers.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let tree = match bytes.trim_ascii_start().first() {
+            Some(b'<') => xml::read(bytes)?,
+            _ => json::read(bytes)?,
+        };
+        Self::from_tree(&tree)
     }
 
     fn from_tree(tree: &Node) -> Result<Self, BodyError> {
@@ -378,9 +385,7 @@ impl Event {
             payload: Payload::from_tree(tree.get("payload")),
             return_url: tree.text_of("returnUrl"),
             links: tree
-                .get("links")
-                .items()
-                .iter()
+                .list("links", "link")
                 .filter_map(|link| link.object(|link| Link { rel: link.text_of("rel"), href: link.text_of("href") }))
                 .collect(),
         })
@@ -484,17 +489,13 @@ impl Account {
 
 impl Order {
     fn from_tree(tree: &Node) -> Self {
-        // Some bodies say `item`, as XML does where it repeats the element.
-        let listed = ["items", "item"].into_iter().flat_map(|name| tree.get(name).items());
         Self {
             edition_code: tree.text_of("editionCode"),
             addon_offering_code: tree.text_of("addonOfferingCode"),
             pricing_duration: tree.text_of("pricingDuration").map(|text| PricingDuration::from(text.as_str())),
-            items: listed.filter_map(|item| item.object(Item::from_tree)).collect(),
+            items: tree.list("items", "item").filter_map(|item| item.object(Item::from_tree)).collect(),
             custom_attributes: tree
-                .get("customAttributes")
-                .items()
-                .iter()
+                .list("customAttributes", "customAttribute")
                 .filter_map(|attribute| attribute.object(CustomAttribute::from_tree))
                 .collect(),
             discount_code: tree.text_of("discountCode"),
@@ -516,9 +517,24 @@ impl CustomAttribute {
 }
 
 /// A map of texts; `null`, `[]` and absence are an empty one.
+///
+/// Its entries are fields, or `entry` elements of a `key` and a `value` each.
 fn text_map(tree: &Node) -> BTreeMap<String, String> {
-    let entry = |(key, value): &(String, Node)| Some((key.clone(), value.text()?));
-    tree.fields().iter().filter_map(entry).collect()
+    let mut map = BTreeMap::new();
+    let listed = if let Node::List(entries) = tree { entries.as_slice() } else { &[] };
+    let entries = tree.list_of("entry").chain(listed);
+    let pairs = entries.filter_map(|entry| Some((entry.text_of("key")?, entry.text_of("value").unwrap_or_default())));
+    map.extend(pairs);
+    let is_entry = |value: &Node| value.items().iter().all(|entry| entry.text_of("key").is_some());
+    for (key, value) in tree.fields() {
+        if key.eq_ignore_ascii_case("entry") && !value.items().is_empty() && is_entry(value) {
+            continue;
+        }
+        if let Some(text) = value.text() {
+            map.insert(key.clone(), text);
+        }
+    }
+    map
 }
 
 #[cfg(test)]
@@ -591,6 +607,10 @@ mod tests {
         assert_eq!(Event::read(b"[]"), Err(BodyError::NotAnObject));
         assert_eq!(Event::read(b"{\"payload\":{}}"), Err(BodyError::NoType));
         assert!(matches!(Event::read(b"<html>"), Err(BodyError::Malformed(_))));
+        let deep = "<a>".repeat(super::super::node::MAX_DEPTH + 1);
+        assert_eq!(Event::read(deep.as_bytes()), Err(BodyError::TooDeep));
+        let many = format!("<a>{}</a>", "<b/>".repeat(super::super::node::MAX_NODES));
+        assert_eq!(Event::read(many.as_bytes()), Err(BodyError::TooMany));
     }
 
     #[test]

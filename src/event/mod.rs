@@ -11,6 +11,7 @@ mod notification;
 mod outcome;
 mod progress;
 mod url;
+mod xml;
 
 pub use body::{
     Account, AccountStatus, Address, BodyError, Company, CustomAttribute, Event, Item, Link, MAX_BODY_BYTES,

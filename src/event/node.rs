@@ -68,6 +68,20 @@ impl Node {
         }
     }
 
+    /// The values of the list under `name`, however it is written: as a list, as one value, under the name of a
+    /// single value, or, as XML does, as an object that repeats that name.
+    pub(super) fn list<'n>(&'n self, name: &'n str, single: &'n str) -> impl Iterator<Item = &'n Self> {
+        let listed = self.get(name);
+        let wrapped = !matches!(listed.get(single), Self::Null);
+        let plain: &[Self] = if wrapped { &[] } else { listed.items() };
+        plain.iter().chain(listed.list_of(single)).chain(self.list_of(single))
+    }
+
+    /// The values under `name`, as a list.
+    pub(super) fn list_of(&self, name: &str) -> impl Iterator<Item = &Self> {
+        self.get(name).items().iter()
+    }
+
     /// The fields of an object; none for anything else.
     pub(super) fn fields(&self) -> &[(String, Self)] {
         match self {

@@ -1,0 +1,146 @@
+//! What is understood of bodies that differ from every table of the wire.
+
+use doorbell::event::{BodyError, Event};
+use serde_json::{Value, json};
+
+fn understood(body: &str) -> Result<Value, BodyError> {
+    Ok(serde_json::to_value(Event::read(body.as_bytes())?).expect("serializes"))
+}
+
+/// A JSON body with this payload.
+fn with(payload: &str) -> String {
+    format!(r#"{{"type":"SUBSCRIPTION_ORDER","payload":{payload}}}"#)
+}
+
+/// An XML body with this payload.
+fn xml(payload: &str) -> String {
+    format!("<event><type>SUBSCRIPTION_ORDER</type><payload>{payload}</payload></event>")
+}
+
+#[test]
+#[rustfmt::skip]
+fn every_odd_body_is_understood_as_far_as_it_goes() {
+    let order = |inside: &str| with(&format!(r#"{{"order":{inside}}}"#));
+    let xml_order = |inside: &str| xml(&format!("<order>{inside}</order>"));
+    let quantity = "/payload/order/items/0/quantity";
+    let items = "/payload/order/items";
+    let configuration = "/payload/configuration";
+    for (odd, body, place, expected) in [
+        // Types and flags are open.
+        ("a type nobody has seen", r#"{"type":"SUBSCRIPTION_MOVED"}"#.into(), "/type", json!("SUBSCRIPTION_MOVED")),
+        ("a type with spaces around", r#"{"type":" USER_UPDATED\n"}"#.into(), "/type", json!("USER_UPDATED")),
+        ("a type in lower case stays as it came", r#"{"type":"user_updated"}"#.into(), "/type", json!("user_updated")),
+        ("a flag nobody has seen", r#"{"type":"A","flag":"SHADOW"}"#.into(), "/flag", json!("SHADOW")),
+        ("an empty flag", r#"{"type":"A","flag":""}"#.into(), "/flag", Value::Null),
+        ("a pricing duration nobody has seen", order(r#"{"pricingDuration":"WEEKLY"}"#), "/payload/order/pricingDuration", json!("WEEKLY")),
+        ("an account status nobody has seen", with(r#"{"account":{"status":"PAUSED"}}"#), "/payload/account/status", json!("PAUSED")),
+        ("a notice nobody has seen", with(r#"{"notice":{"type":"MOVED"}}"#), "/payload/notice/type", json!("MOVED")),
+        ("a unit nobody has seen", order(r#"{"items":[{"unit":"PARSEC","quantity":1}]}"#), "/payload/order/items/0/unit", json!("PARSEC")),
+        // The payload's maps.
+        ("configuration as an empty list", with(r#"{"configuration":[]}"#), configuration, json!({})),
+        ("configuration as null", with(r#"{"configuration":null}"#), configuration, json!({})),
+        ("configuration as text", with(r#"{"configuration":"none"}"#), configuration, json!({})),
+        ("configuration absent", with("{}"), configuration, json!({})),
+        ("a configuration value that is a number", with(r#"{"configuration":{"seats":5}}"#), configuration, json!({"seats": "5"})),
+        ("a configuration value that is a boolean", with(r#"{"configuration":{"on":true}}"#), configuration, json!({"on": "true"})),
+        ("a configuration value that is null", with(r#"{"configuration":{"a":null,"b":"c"}}"#), configuration, json!({"b": "c"})),
+        ("a configuration value that is an object", with(r#"{"configuration":{"a":{"x":1},"b":"c"}}"#), configuration, json!({"b": "c"})),
+        ("configuration as a list of keys and values", with(r#"{"configuration":[{"key":"a","value":"b"}]}"#), configuration, json!({"a": "b"})),
+        ("a configuration key named entry", with(r#"{"configuration":{"entry":"main"}}"#), configuration, json!({"entry": "main"})),
+        ("attributes as an empty list", with(r#"{"user":{"uuid":"u","attributes":[]}}"#), "/payload/user/attributes", json!({})),
+        ("attributes as null", with(r#"{"user":{"uuid":"u","attributes":null}}"#), "/payload/user/attributes", json!({})),
+        ("attributes as a map", with(r#"{"user":{"attributes":{"a":"b"}}}"#), "/payload/user/attributes", json!({"a": "b"})),
+        // Items and quantities.
+        ("items as one object", order(r#"{"items":{"unit":"USER","quantity":"3"}}"#), quantity, json!("3")),
+        ("items as null", order(r#"{"editionCode":"A","items":null}"#), items, json!([])),
+        ("items as text", order(r#"{"editionCode":"A","items":"none"}"#), items, json!([])),
+        ("items that hold null", order(r#"{"items":[null,{"unit":"USER","quantity":"3"}]}"#), quantity, json!("3")),
+        ("items named item", order(r#"{"item":[{"unit":"USER","quantity":"3"}]}"#), quantity, json!("3")),
+        ("item as one object", order(r#"{"item":{"unit":"USER","quantity":"3"}}"#), quantity, json!("3")),
+        ("items that wrap item", order(r#"{"items":{"item":[{"unit":"USER","quantity":"3"}]}}"#), quantity, json!("3")),
+        ("an item without a quantity", order(r#"{"items":[{"unit":"USER"}]}"#), quantity, Value::Null),
+        ("a quantity as a number", order(r#"{"items":[{"quantity":25}]}"#), quantity, json!("25")),
+        ("a decimal quantity keeps its last zero", order(r#"{"items":[{"quantity":1.10}]}"#), quantity, json!("1.10")),
+        ("a decimal quantity in quotes", order(r#"{"items":[{"quantity":"0.3333333333333333333333"}]}"#), quantity, json!("0.3333333333333333333333")),
+        ("a quantity beyond 64 bits", order(r#"{"items":[{"quantity":18446744073709551616}]}"#), quantity, json!("18446744073709551616")),
+        ("a quantity with an exponent", order(r#"{"items":[{"quantity":1E3}]}"#), quantity, json!("1E3")),
+        ("a negative quantity", order(r#"{"items":[{"quantity":"-1"}]}"#), quantity, json!("-1")),
+        // Objects where something else was promised, and the other way round.
+        ("a payload that is null", r#"{"type":"A","payload":null}"#.into(), "/payload/order", Value::Null),
+        ("a payload that is a list", r#"{"type":"A","payload":[]}"#.into(), "/payload/order", Value::Null),
+        ("a user that is an empty object", with(r#"{"user":{}}"#), "/payload/user", Value::Null),
+        ("a user that is an empty list", with(r#"{"user":[]}"#), "/payload/user", Value::Null),
+        ("a creator that is absent", with("{}"), "/creator", Value::Null),
+        ("an account identifier that is a number", with(r#"{"account":{"accountIdentifier":42}}"#), "/payload/account/accountIdentifier", json!("42")),
+        ("an account identifier of spaces", with(r#"{"account":{"accountIdentifier":"  ","status":"ACTIVE"}}"#), "/payload/account/accountIdentifier", Value::Null),
+        ("links as null", r#"{"type":"A","links":null}"#.into(), "/links", json!([])),
+        ("links as one object", r#"{"type":"A","links":{"rel":"samlIdp","href":"h"}}"#.into(), "/links/0/rel", json!("samlIdp")),
+        ("a free trial in quotes", order(r#"{"freeTrial":{"active":"true"}}"#), "/payload/order/freeTrial", json!(true)),
+        ("a field that is given twice: the last one counts", r#"{"type":"A","type":"B"}"#.into(), "/type", json!("B")),
+        ("field names in lower case", r#"{"type":"A","payload":{"account":{"accountidentifier":"a"}}}"#.into(), "/payload/account/accountIdentifier", json!("a")),
+        ("fields nobody has seen", r#"{"type":"A","future":{"deep":[1,{"x":2}]},"payload":{"new":1,"account":{"accountIdentifier":"a"}}}"#.into(), "/payload/account/accountIdentifier", json!("a")),
+        ("a byte-order mark", "\u{feff}{\"type\":\"A\"}".into(), "/type", json!("A")),
+        ("white space around", "\r\n\t {\"type\":\"A\"} \n".into(), "/type", json!("A")),
+        ("an escaped character beyond the first plane", r#"{"type":"A","payload":{"company":{"name":"\ud83d\udd14"}}}"#.into(), "/payload/company/name", json!("🔔")),
+        // XML.
+        ("XML without a declaration", xml("<company><name>Acme</name></company>"), "/payload/company/name", json!("Acme")),
+        ("XML with a declaration and a comment", format!("<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?><!-- c -->{}", xml("<company><name>Acme</name></company>")), "/payload/company/name", json!("Acme")),
+        ("XML with white space in its text", xml("<company><name>\n   Acme \t</name></company>"), "/payload/company/name", json!("Acme")),
+        ("XML names in lower case", xml("<account><accountidentifier>a-1</accountidentifier></account>"), "/payload/account/accountIdentifier", json!("a-1")),
+        ("XML with a repeated item", xml_order("<item><unit>USER</unit><quantity>3</quantity></item><item><unit>GIGABYTE</unit><quantity>1.50</quantity></item>"), items, json!([{"unit": "USER", "quantity": "3"}, {"unit": "GIGABYTE", "quantity": "1.50"}])),
+        ("XML with one item", xml_order("<editionCode>A</editionCode><item><quantity>3</quantity></item>"), quantity, json!("3")),
+        ("XML with items around item", xml_order("<items><item><quantity>3</quantity></item></items>"), quantity, json!("3")),
+        ("XML with an empty order", xml_order(""), "/payload/order", Value::Null),
+        ("XML configuration as entries", xml("<configuration><entry><key>domain</key><value>acme.example</value></entry><entry><key>plan</key><value/></entry></configuration>"), configuration, json!({"domain": "acme.example", "plan": ""})),
+        ("XML configuration as one entry", xml("<configuration><entry><key>a</key><value>b</value></entry></configuration>"), configuration, json!({"a": "b"})),
+        ("XML configuration as plain children", xml("<configuration><domain>acme.example</domain></configuration>"), configuration, json!({"domain": "acme.example"})),
+        ("XML configuration that is empty", xml("<configuration/>"), configuration, json!({})),
+        ("XML links", "<event><type>A</type><links><link><rel>oidcClient</rel><href>h1</href></link><link><rel>samlIdp</rel><href>h2</href></link></links></event>".into(), "/links/1/href", json!("h2")),
+        ("XML links as attributes", "<event><type>A</type><link rel=\"oidcClient\" href=\"h?a=1&amp;b=2\"/></event>".into(), "/links/0/href", json!("h?a=1&b=2")),
+        ("XML custom attributes", xml_order("<customAttributes><customAttribute><attributeType>TEXT</attributeType><name>po</name><value>7</value></customAttribute></customAttributes>"), "/payload/order/customAttributes/0/value", json!("7")),
+        ("XML entities and character references", xml("<company><name>A&amp;B &lt;&#8364;&#x41;&gt;</name></company>"), "/payload/company/name", json!("A&B <€A>")),
+        ("XML character data", xml("<company><name><![CDATA[A&B <c>]]></name></company>"), "/payload/company/name", json!("A&B <c>")),
+        ("XML text around a comment", xml("<company><name>A<!-- x -->B</name></company>"), "/payload/company/name", json!("AB")),
+        ("XML namespaces", "<ns2:event xmlns:ns2=\"urn:x\" xmlns:xsi=\"urn:y\" xsi:type=\"z\"><ns2:type>A</ns2:type></ns2:event>".into(), "/type", json!("A")),
+        ("XML nil", xml("<user xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:nil=\"true\"/>"), "/payload/user", Value::Null),
+        ("an XML text with an attribute keeps its text", xml("<company><name lang=\"en\">Acme</name></company>"), "/payload/company/name", json!("Acme")),
+        ("an XML add-on instance", xml("<addonInstance><id>7</id></addonInstance>"), "/payload/addonInstance", json!("7")),
+        ("an XML free trial", xml_order("<freeTrial><active>true</active></freeTrial>"), "/payload/order/freeTrial", json!(true)),
+        ("an XML byte-order mark", format!("\u{feff}{}", xml("")), "/type", json!("SUBSCRIPTION_ORDER")),
+    ] {
+        let event = understood(&body).unwrap_or_else(|error| panic!("{odd}: {error}: {body}"));
+        assert_eq!(event.pointer(place), Some(&expected), "{odd}: {body}");
+    }
+}
+
+#[test]
+fn what_is_no_event_is_refused_by_name_and_nothing_is_expanded_or_fetched() {
+    for (case, body, reason) in [
+        ("nothing", "", "not well-formed"),
+        ("half an object", "{\"type\":\"A\"", "not well-formed"),
+        ("something behind the object", "{\"type\":\"A\"} x", "not well-formed"),
+        ("no object", "[1]", "is not an object"),
+        ("no type", "{\"payload\":{}}", "names no type"),
+        ("a page", "<html><body>later</body></html>", "names no type"),
+        ("half an element", "<event><type>A</type>", "it ends within <event>"),
+        ("an end of something else", "<event><type>A</payload></event>", "not well-formed"),
+        ("two outermost elements", "<event><type>A</type></event><event/>", "more than one outermost element"),
+        ("an entity of its own", "<event><type>&company;</type></event>", "is not one of XML's own"),
+        (
+            "a billion laughs",
+            "<!DOCTYPE l [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;&a;\">]><event><type>&b;</type></event>",
+            "document type declaration",
+        ),
+        (
+            "an external entity",
+            "<!DOCTYPE e [<!ENTITY x SYSTEM \"file:///etc/passwd\">]><event><type>&x;</type></event>",
+            "document type declaration",
+        ),
+        ("a character that is none", "<event><type>&#xFFFFFFFF;</type></event>", "not well-formed"),
+    ] {
+        let error = understood(body).expect_err(case).to_string();
+        assert!(error.contains(reason), "{case}: {error}");
+    }
+    let latin = Event::read(b"<event><type>A</type><payload>\xe9</payload></event>").expect_err("not UTF-8");
+    assert!(latin.to_string().contains("not UTF-8"), "{latin}");
+}
