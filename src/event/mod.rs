@@ -10,6 +10,7 @@ mod node;
 mod notification;
 mod outcome;
 mod progress;
+mod query;
 mod url;
 mod xml;
 
@@ -22,4 +23,5 @@ pub use kind::{EventType, Flag};
 pub use notification::Notification;
 pub use outcome::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
 pub use progress::{Change, EventRecord, Facts, IllegalChange, Progress, State};
+pub use query::{NotificationQuery, QueryError};
 pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES};

@@ -7,7 +7,7 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHEN
 use actix_web::{HttpResponse, ResponseError};
 
 use crate::authenticate::AuthenticationError;
-use crate::event::{ErrorCode, EventResult, EventUrlError};
+use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
 use crate::store::StoreError;
 
 /// Seconds after which a caller that was turned away for want of room may come back.
@@ -20,12 +20,8 @@ pub(super) enum Refusal {
     Caller(AuthenticationError),
     /// The event lies in a marketplace of another integration than the caller's.
     OtherIntegration,
-    /// The query has no event URL.
-    NoEventUrl,
-    /// The query has more than one event URL.
-    TwoEventUrls,
-    /// The query is longer than is kept.
-    LongQuery(usize),
+    /// The query is no notification's.
+    Query(QueryError),
     /// The event URL is not one of this integration's marketplaces'.
     EventUrl(EventUrlError),
     /// The notification could not be made durable. Why is logged, not told.
@@ -39,13 +35,7 @@ impl fmt::Display for Refusal {
             Self::OtherIntegration => {
                 f.write_str("eventUrl lies in a marketplace of another integration than the token's")
             }
-            Self::NoEventUrl => f.write_str("eventUrl is missing; send ?eventUrl=<percent-encoded event URL>"),
-            Self::TwoEventUrls => f.write_str("eventUrl is given more than once"),
-            Self::LongQuery(bytes) => write!(
-                f,
-                "the query has {bytes} bytes beside eventUrl; at most {} are kept",
-                super::notifications::MAX_PARAMETER_BYTES
-            ),
+            Self::Query(error) => error.fmt(f),
             Self::EventUrl(error) => error.fmt(f),
             Self::NotRecorded(StoreError::Overloaded) => {
                 f.write_str("too many events are waiting to be recorded; try again")
@@ -65,9 +55,7 @@ impl Refusal {
                 | AuthenticationError::Invalid
                 | AuthenticationError::Expired,
             ) => ErrorCode::Unauthorized,
-            Self::NoEventUrl | Self::TwoEventUrls | Self::LongQuery(_) | Self::EventUrl(_) => {
-                ErrorCode::InvalidResponse
-            }
+            Self::Query(_) | Self::EventUrl(_) => ErrorCode::InvalidResponse,
             Self::NotRecorded(_) => ErrorCode::TransportError,
         }
     }
@@ -83,7 +71,7 @@ impl ResponseError for Refusal {
                 | AuthenticationError::Invalid
                 | AuthenticationError::Expired,
             ) => StatusCode::UNAUTHORIZED,
-            Self::NoEventUrl | Self::TwoEventUrls | Self::LongQuery(_) | Self::EventUrl(_) => StatusCode::BAD_REQUEST,
+            Self::Query(_) | Self::EventUrl(_) => StatusCode::BAD_REQUEST,
             Self::NotRecorded(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -105,6 +93,12 @@ impl ResponseError for Refusal {
 impl From<AuthenticationError> for Refusal {
     fn from(error: AuthenticationError) -> Self {
         Self::Caller(error)
+    }
+}
+
+impl From<QueryError> for Refusal {
+    fn from(error: QueryError) -> Self {
+        Self::Query(error)
     }
 }
 

@@ -3,16 +3,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::future::{Ready, ready};
-use url::form_urlencoded;
 
 use super::answer::{Refusal, result};
 use super::{Door, Integration};
 use crate::authenticate::{AuthenticationError, Caller};
-use crate::event::{EventResult, EventType, EventUrl, EventUrlError, Notification, State};
+use crate::event::{EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State};
 use crate::store::Recorded;
-
-/// Bytes of other query parameters that are kept with an event.
-pub(super) const MAX_PARAMETER_BYTES: usize = 2048;
 
 /// The routes for one type of event each, and the type they stand for. A contract with every marketplace.
 const TYPED_ROUTES: [(&str, Option<EventType>); 9] = [
@@ -54,7 +50,7 @@ async fn receive(
     request: &HttpRequest,
     announced: Option<EventType>,
 ) -> Result<HttpResponse, Refusal> {
-    let (event_url, parameters) = read_query(request.query_string())?;
+    let NotificationQuery { event_url, parameters } = NotificationQuery::parse(request.query_string())?;
     let integration = &door.integrations[caller.integration()];
     let url = EventUrl::parse(&event_url, &integration.marketplaces)
         .map_err(|error| foreign_or_other(door, &event_url, error))?;
@@ -93,34 +89,6 @@ fn foreign_or_other(door: &Door, event_url: &str, error: EventUrlError) -> Refus
     Refusal::EventUrl(error)
 }
 
-/// The event URL, decoded, and the other parameters as they came.
-fn read_query(query: &str) -> Result<(String, String), Refusal> {
-    let (mut event_url, mut old_name) = (None, None);
-    let mut others = form_urlencoded::Serializer::new(String::new());
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let place = match &*name {
-            "eventUrl" => &mut event_url,
-            "url" => &mut old_name,
-            _ => {
-                others.append_pair(&name, &value);
-                continue;
-            }
-        };
-        if place.replace(value.into_owned()).is_some() {
-            return Err(Refusal::TwoEventUrls);
-        }
-    }
-    if let (Some(_), Some(other)) = (&event_url, &old_name) {
-        others.append_pair("url", other);
-    }
-    let event_url = event_url.or(old_name).filter(|url| !url.is_empty()).ok_or(Refusal::NoEventUrl)?;
-    let others = others.finish();
-    if others.len() > MAX_PARAMETER_BYTES {
-        return Err(Refusal::LongQuery(others.len()));
-    }
-    Ok((event_url, others))
-}
-
 /// A route whose handler takes this cannot be reached without credentials.
 struct Authenticated(Caller);
 
@@ -147,22 +115,4 @@ fn authenticate(request: &HttpRequest) -> Result<Caller, AuthenticationError> {
         return Err(AuthenticationError::Malformed);
     }
     door.issuer.verify(token.trim(), door.clock.now())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_event_url_is_read_by_either_name_and_the_rest_is_kept() {
-        for (query, url, others) in [
-            ("eventUrl=https%3A%2F%2Fm%2Fe%2F1", "https://m/e/1", ""),
-            ("url=https%3A%2F%2Fm%2Fe%2F1", "https://m/e/1", ""),
-            ("eventUrl=https://m/e/1&lang=en&x=%20", "https://m/e/1", "lang=en&x=+"),
-            ("a=b&eventUrl=https://m/e/1&url=https://other", "https://m/e/1", "a=b&url=https%3A%2F%2Fother"),
-        ] {
-            let read = read_query(query).unwrap_or_else(|refusal| panic!("{query}: {refusal}"));
-            assert_eq!((read.0.as_str(), read.1.as_str()), (url, others), "{query}");
-        }
-    }
 }

@@ -1,0 +1,17 @@
+//! An event URL that is accepted lies in a configured marketplace, whoever reads it, and is stable.
+#![no_main]
+
+use doorbell::event::{BaseUrl, EventUrl};
+use doorbell_fuzz::within_limit;
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let bases = ["https://market.example", "http://127.0.0.1:8090", "https://shared.example:8443/store"]
+        .map(|base| BaseUrl::parse(base).expect("a base URL"));
+    if let Ok(url) = within_limit(|| EventUrl::parse(text, &bases)) {
+        let base = url.marketplace().as_str();
+        assert!(url.as_str().starts_with(&format!("{base}/")), "{text}: {url}");
+        assert!(url.result_url().starts_with(&format!("{base}/")), "{text}");
+        assert!(!url.token().is_empty(), "{text}");
+        assert_eq!(EventUrl::parse(url.as_str(), &bases).as_ref(), Ok(&url), "{text}");
+    }
+});
