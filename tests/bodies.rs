@@ -1,6 +1,7 @@
 //! What is understood of bodies that differ from every table of the wire.
 
 use doorbell::event::{BodyError, Event};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn understood(body: &str) -> Result<Value, BodyError> {
@@ -110,6 +111,40 @@ fn every_odd_body_is_understood_as_far_as_it_goes() {
     ] {
         let event = understood(&body).unwrap_or_else(|error| panic!("{odd}: {error}: {body}"));
         assert_eq!(event.pointer(place), Some(&expected), "{odd}: {body}");
+    }
+}
+
+proptest! {
+    /// The short form of the fuzz targets.
+    #[test]
+    fn no_body_whatever_makes_the_reader_panic(body in r#"[<>&;/="'!\[\]{}:, a-c\-]{0,60}"#, bytes: Vec<u8>) {
+        for start in ["", "{", "<", "<a>", "{\"type\":"] {
+            let _ = Event::read(format!("{start}{body}").as_bytes());
+            let _ = Event::read(&[start.as_bytes(), &bytes].concat());
+        }
+    }
+
+    #[test]
+    fn texts_and_digits_survive_in_both_formats(
+        name in "[^\\p{C}\\s]([^\\p{C}]{0,20}[^\\p{C}\\s])?",
+        whole in "(0|[1-9][0-9]{0,30})", fraction in "(\\.[0-9]{1,20})?",
+    ) {
+        let quantity = format!("{whole}{fraction}");
+        let quoted = json!(name);
+        let json = format!(
+            r#"{{"type":{quoted},"payload":{{"company":{{"name":{quoted}}},"order":{{"items":[{{"quantity":{quantity}}}]}}}}}}"#
+        );
+        let escaped = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let xml = format!(
+            "<event><type>{escaped}</type><payload><company><name>{escaped}</name></company>\
+             <order><item><quantity>{quantity}</quantity></item></order></payload></event>"
+        );
+        for body in [json, xml] {
+            let event = understood(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
+            prop_assert_eq!(&event["type"], &json!(name), "{}", body);
+            prop_assert_eq!(&event["payload"]["company"]["name"], &json!(name), "{}", body);
+            prop_assert_eq!(&event["payload"]["order"]["items"][0]["quantity"], &json!(quantity), "{}", body);
+        }
     }
 }
 

@@ -143,12 +143,11 @@ fn with_lists(fields: Vec<(String, Node)>) -> Vec<(String, Node)> {
     let mut places: HashMap<String, usize> = HashMap::with_capacity(fields.len());
     let mut gathered: Vec<(String, Vec<Node>)> = Vec::with_capacity(fields.len());
     for (name, node) in fields {
-        match places.get(&name) {
-            Some(&place) => gathered[place].1.push(node),
-            None => {
-                places.insert(name.clone(), gathered.len());
-                gathered.push((name, vec![node]));
-            }
+        if let Some(&place) = places.get(&name) {
+            gathered[place].1.push(node);
+        } else {
+            places.insert(name.clone(), gathered.len());
+            gathered.push((name, vec![node]));
         }
     }
     let single = |mut nodes: Vec<Node>| match (nodes.len(), nodes.pop()) {
