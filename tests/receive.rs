@@ -49,6 +49,25 @@ async fn every_notification_route_records_and_answers_by_the_contract() {
 }
 
 #[tokio::test]
+async fn who_prefers_xml_gets_answers_and_refusals_in_xml() {
+    let (marketplace, receiver) = start().await;
+    let bearer = receiver.token().await;
+    let url = marketplace.order("1");
+    let ask = async |bearer: &str, query: &str| {
+        let request = receiver.client.get(format!("{}/notifications/create?{query}", receiver.public));
+        let answer = request.bearer_auth(bearer).header("accept", "application/xml").send().await.expect("answers");
+        assert_eq!(answer.headers()["content-type"], "application/xml");
+        (answer.status().as_u16(), answer.text().await.expect("text"))
+    };
+    let (status, taken) = ask(&bearer, &format!("eventUrl={url}")).await;
+    assert_eq!((status, taken.as_str()), (202, "<result><success>true</success><message>event recorded</message></result>"));
+    let (status, refused) = ask("nonsense", "").await;
+    assert!(status == 401 && refused.contains("<errorCode>UNAUTHORIZED</errorCode>"), "{status} {refused}");
+    let (status, refused) = ask(&bearer, "").await;
+    assert!(status == 400 && refused.contains("<errorCode>INVALID_RESPONSE</errorCode>"), "{status} {refused}");
+}
+
+#[tokio::test]
 async fn the_event_url_may_come_under_its_old_name_and_among_other_parameters() {
     let (marketplace, receiver) = start().await;
     let url = marketplace.order("1");

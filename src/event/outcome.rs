@@ -1,4 +1,4 @@
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
@@ -75,6 +75,28 @@ impl EventResult {
             account_identifier: None,
             user_identifier: None,
         }
+    }
+
+    /// The result as an XML document, for callers that ask for one. Empty fields are left out, as in JSON.
+    #[must_use]
+    pub fn to_xml(&self) -> String {
+        let mut xml = format!("<result><success>{}</success>", self.success);
+        for (name, text) in [
+            ("message", self.message.as_deref()),
+            ("accountIdentifier", self.account_identifier.as_deref()),
+            ("userIdentifier", self.user_identifier.as_deref()),
+            ("errorCode", self.error_code.as_ref().map(ErrorCode::as_str)),
+        ] {
+            if let Some(text) = text {
+                // XML 1.0 has no way to write most control characters.
+                let text: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\t' | '\n')).collect();
+                let text = quick_xml::escape::escape(&text);
+                // Writing to a String cannot fail.
+                let _ = write!(xml, "<{name}>{text}</{name}>");
+            }
+        }
+        xml.push_str("</result>");
+        xml
     }
 
     /// Failure with its code and words to it.
@@ -156,6 +178,30 @@ mod tests {
     fn empty_fields_are_left_out_of_a_result() {
         let json = serde_json::to_string(&EventResult::success("")).expect("serializes");
         assert_eq!(json, r#"{"success":true}"#);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_as_xml_is_read_as_it_was(texts in proptest::collection::vec("[^\\p{C}\\s]([^\\p{C}]{0,30}[^\\p{C}\\s])?", 4)) {
+            let result = EventResult {
+                success: false,
+                error_code: Some(ErrorCode::from(texts[0].as_str())),
+                message: Some(texts[1].clone()),
+                account_identifier: Some(texts[2].clone()),
+                user_identifier: Some(texts[3].clone()),
+            };
+            let tree = crate::event::xml::read(result.to_xml().as_bytes()).expect("well-formed");
+            let read = ["errorCode", "message", "accountIdentifier", "userIdentifier"].map(|name| tree.text_of(name));
+            proptest::prop_assert_eq!(read.map(Option::unwrap_or_default).to_vec(), texts);
+        }
+    }
+
+    #[test]
+    fn a_result_in_xml_leaves_out_what_is_empty_and_what_xml_cannot_say() {
+        let result = EventResult::failure(ErrorCode::AccountNotFound, "no <account> \u{0}\u{8} here & now");
+        let expected = "<result><success>false</success><message>no &lt;account&gt;  here &amp; now</message>\
+                        <errorCode>ACCOUNT_NOT_FOUND</errorCode></result>";
+        assert_eq!(result.to_xml(), expected);
     }
 
     #[test]

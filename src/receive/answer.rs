@@ -2,8 +2,14 @@
 
 use std::fmt;
 
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{
+    ACCEPT, Accept, CONTENT_TYPE, Header, HeaderValue, Quality, QualityItem, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use actix_web::middleware::Next;
+use actix_web::mime::Mime;
 use actix_web::{HttpResponse, ResponseError};
 
 use crate::authenticate::AuthenticationError;
@@ -78,7 +84,7 @@ impl ResponseError for Refusal {
 
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
-        let mut response = result(status, &EventResult::failure(self.error_code(), self.to_string()));
+        let mut response = result(status, EventResult::failure(self.error_code(), self.to_string()));
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -108,17 +114,90 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// An answer with a result body.
-pub(super) fn result(status: StatusCode, result: &EventResult) -> HttpResponse {
-    match serde_json::to_vec(result) {
+/// An answer with a result body: JSON, unless [`as_asked_for`] finds that the caller would rather have XML.
+pub(super) fn result(status: StatusCode, result: EventResult) -> HttpResponse {
+    let mut response = match serde_json::to_vec(&result) {
         Ok(body) => HttpResponse::build(status).insert_header((CONTENT_TYPE, "application/json")).body(body),
-        Err(_) => HttpResponse::InternalServerError().finish(),
+        Err(_) => return HttpResponse::InternalServerError().finish(),
+    };
+    response.extensions_mut().insert(result);
+    response
+}
+
+/// Gives the caller its result in the format that its `Accept` prefers.
+///
+/// Around all routes, so that a refusal comes in the same format as an answer.
+pub(super) async fn as_asked_for(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let is_xml =
+        request.headers().contains_key(ACCEPT) && Accept::parse(&request).is_ok_and(|accept| prefers_xml(&accept));
+    let answer = next.call(request).await?.map_into_boxed_body();
+    if !is_xml {
+        return Ok(answer);
     }
+    let result = answer.response().extensions().get::<EventResult>().map(EventResult::to_xml);
+    let Some(xml) = result else { return Ok(answer) };
+    let mut answer = answer.map_body(|_, _| BoxBody::new(xml));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    Ok(answer)
+}
+
+/// Whether XML is preferred to JSON. Where both are as welcome, the one that is named wins over a wildcard, and JSON
+/// over XML.
+fn prefers_xml(accept: &Accept) -> bool {
+    let best = |names: &[&str]| {
+        let rank = |range: &QualityItem<Mime>| {
+            let specificity = match (range.item.type_().as_str(), range.item.subtype().as_str()) {
+                ("*", _) => 0,
+                ("application" | "text", "*") => 1,
+                _ if names.contains(&range.item.essence_str()) => 2,
+                _ => return None,
+            };
+            Some((specificity, range.quality))
+        };
+        // The most specific range decides how welcome a format is.
+        let (specificity, quality) = accept.iter().filter_map(rank).max_by_key(|(specificity, _)| *specificity)?;
+        Some((quality, specificity))
+    };
+    let xml = best(&["application/xml", "text/xml"]).filter(|(quality, _)| *quality > Quality::ZERO);
+    xml > best(&["application/json"])
 }
 
 /// The answer to whatever no route is for.
 pub(super) async fn no_such_route() -> HttpResponse {
     let message = "there is no such route here; notifications go to /notifications or /notifications/create and so on, \
                    by GET";
-    result(StatusCode::NOT_FOUND, &EventResult::failure(ErrorCode::NotFound, message))
+    result(StatusCode::NOT_FOUND, EventResult::failure(ErrorCode::NotFound, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xml_is_given_to_those_who_prefer_it_and_json_to_everybody_else() {
+        for (accept, is_xml) in [
+            ("application/xml", true),
+            ("text/xml", true),
+            ("application/json", false),
+            ("*/*", false),
+            ("application/*", false),
+            ("application/xml, application/json", false),
+            ("application/xml, */*", true),
+            ("application/json, */*", false),
+            ("application/json;q=0.5, application/xml;q=0.9", true),
+            ("application/json;q=0.9, application/xml;q=0.5", false),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+            ("application/xml;q=0, */*", false),
+            ("application/xml;q=0", false),
+            ("application/json;q=0, */*;q=0.1", true),
+            ("text/html", false),
+        ] {
+            let request = actix_web::test::TestRequest::default().insert_header((ACCEPT, accept)).to_request();
+            let parsed = Accept::parse(&request).expect("well-formed");
+            assert_eq!(prefers_xml(&parsed), is_xml, "{accept}");
+        }
+    }
 }

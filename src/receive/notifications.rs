@@ -64,16 +64,16 @@ async fn receive(
         Recorded::New => {
             tracing::debug!(event.id = %id, integration = integration.name, event_url = %notification.url(), "recorded");
             let status = if is_notice { StatusCode::OK } else { StatusCode::ACCEPTED };
-            result(status, &EventResult::success("event recorded"))
+            result(status, EventResult::success("event recorded"))
         }
         Recorded::Duplicate(progress) => {
             tracing::debug!(event.id = %id, state = %progress.state, "duplicate");
             match (progress.state, progress.result) {
-                (State::Done, Some(stored)) => result(StatusCode::OK, &stored),
+                (State::Done, Some(stored)) => result(StatusCode::OK, stored),
                 // A ping or a notice: done, and nothing to tell.
-                (State::Done, None) => result(StatusCode::OK, &EventResult::success("event done")),
-                _ if is_notice => result(StatusCode::OK, &EventResult::success("event recorded before")),
-                _ => result(StatusCode::ACCEPTED, &EventResult::success("event recorded before, and not finished yet")),
+                (State::Done, None) => result(StatusCode::OK, EventResult::success("event done")),
+                _ if is_notice => result(StatusCode::OK, EventResult::success("event recorded before")),
+                _ => result(StatusCode::ACCEPTED, EventResult::success("event recorded before, and not finished yet")),
             }
         }
     })
