@@ -7,12 +7,13 @@ use crate::support::configuration;
 use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
 use doorbell::async_trait;
-use doorbell::clock::{SystemClock, Timestamp};
+use doorbell::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use doorbell::event::{EventId, EventRecord, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+    Watch,
 };
 use reqwest::StatusCode;
 use secrecy::SecretSlice;
@@ -49,6 +50,37 @@ async fn every_notification_route_records_and_answers_by_the_contract() {
 }
 
 #[tokio::test]
+async fn the_url_for_all_types_waits_for_the_body_and_tells_notices_and_pings_from_the_rest() {
+    let (marketplace, receiver) = start().await;
+    for (id, body, status) in [
+        ("order", json!({"type": "SUBSCRIPTION_ORDER"}), 202),
+        ("notice", json!({"type": "SUBSCRIPTION_NOTICE", "payload": {"notice": {"type": "CLOSED"}}}), 200),
+        ("ping", json!({"type": "SUBSCRIPTION_ORDER", "flag": "STATELESS"}), 200),
+    ] {
+        let answer = receiver.notify("", &marketplace.event(id, &body)).await;
+        assert_eq!(answer.status(), status, "{id}");
+        assert_eq!(body_of(answer).await["success"], true, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn the_url_for_all_types_waits_two_seconds_and_no_longer() {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let configuration = configuration(&marketplace.base_url, "memory:");
+    let receiver = Receiver::start_with(&configuration, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
+    let bearer = receiver.token().await;
+    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    let url = marketplace.event("1", &json!({"type": "SUBSCRIPTION_NOTICE"}));
+    let (client, public) = (receiver.client.clone(), receiver.public.clone());
+    let answer = tokio::spawn(async move { notify(&client, &public, &bearer, "", &url).await });
+    marketplace.until("it is being read", |books| books.events["1"].reads == 1).await;
+    assert!(!answer.is_finished());
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(answer.await.expect("answered").status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
 async fn who_prefers_xml_gets_answers_and_refusals_in_xml() {
     let (marketplace, receiver) = start().await;
     let bearer = receiver.token().await;
@@ -60,7 +92,10 @@ async fn who_prefers_xml_gets_answers_and_refusals_in_xml() {
         (answer.status().as_u16(), answer.text().await.expect("text"))
     };
     let (status, taken) = ask(&bearer, &format!("eventUrl={url}")).await;
-    assert_eq!((status, taken.as_str()), (202, "<result><success>true</success><message>event recorded</message></result>"));
+    assert_eq!(
+        (status, taken.as_str()),
+        (202, "<result><success>true</success><message>event recorded</message></result>")
+    );
     let (status, refused) = ask("nonsense", "").await;
     assert!(status == 401 && refused.contains("<errorCode>UNAUTHORIZED</errorCode>"), "{status} {refused}");
     let (status, refused) = ask(&bearer, "").await;
@@ -258,6 +293,9 @@ impl EventStore for Broken {
     }
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
         self.0.next_due().await
+    }
+    fn watch(&self, id: EventId) -> Watch {
+        self.0.watch(id)
     }
     async fn changed(&self) {
         self.0.changed().await;

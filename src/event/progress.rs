@@ -185,6 +185,12 @@ impl EventRecord {
         }
     }
 
+    /// Whether its body says that no result is wanted: a ping or a notice.
+    #[must_use]
+    pub fn asks_for_no_result(&self) -> bool {
+        self.flag == Some(Flag::Stateless) || self.kind == Some(EventType::SubscriptionNotice)
+    }
+
     /// What a duplicate is told.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -3,12 +3,16 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::future::{Ready, ready};
+use std::time::Duration;
 
 use super::answer::{Refusal, result};
 use super::{Door, Integration};
 use crate::authenticate::{AuthenticationError, Caller};
-use crate::event::{EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State};
-use crate::store::Recorded;
+use crate::event::{EventId, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State};
+use crate::store::{Recorded, Watch};
+
+/// How long the URL for all types waits for the body to tell what was notified. A marketplace waits five seconds.
+const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The routes for one type of event each, and the type they stand for. A contract with every marketplace.
 const TYPED_ROUTES: [(&str, Option<EventType>); 9] = [
@@ -29,7 +33,7 @@ pub(super) fn routes(app: &mut web::ServiceConfig) {
     for (name, announced) in TYPED_ROUTES {
         let receive = move |Authenticated(caller): Authenticated, door: web::Data<Door>, request: HttpRequest| {
             let announced = announced.clone();
-            async move { receive(&caller, &door, &request, announced).await }
+            async move { receive(&caller, &door, &request, announced, false).await }
         };
         app.service(web::resource(format!("/notifications/{name}")).route(web::get().to(receive)));
     }
@@ -40,7 +44,7 @@ async fn receive_any(
     door: web::Data<Door>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Refusal> {
-    receive(&caller, &door, &request, None).await
+    receive(&caller, &door, &request, None, true).await
 }
 
 /// Takes one notification: checks where its event lies, makes it durable, answers.
@@ -49,6 +53,7 @@ async fn receive(
     door: &Door,
     request: &HttpRequest,
     announced: Option<EventType>,
+    by_shared_url: bool,
 ) -> Result<HttpResponse, Refusal> {
     let NotificationQuery { event_url, parameters } = NotificationQuery::parse(request.query_string())?;
     let integration = &door.integrations[caller.integration()];
@@ -57,13 +62,19 @@ async fn receive(
     let is_notice = announced == Some(EventType::SubscriptionNotice);
     let notification = Notification::new(integration.name.clone(), url, announced, parameters);
     let id = notification.id();
+    // Only the URL for all types does not know yet what is notified.
+    let watch = by_shared_url.then(|| door.store.watch(id));
     let recorded = door.store.record(&notification, door.clock.now()).await.inspect_err(|error| {
         tracing::error!(event.id = %id, %error, "notification not recorded");
     })?;
     Ok(match recorded {
         Recorded::New => {
             tracing::debug!(event.id = %id, integration = integration.name, event_url = %notification.url(), "recorded");
-            let status = if is_notice { StatusCode::OK } else { StatusCode::ACCEPTED };
+            let asks_for_no_result = match watch {
+                Some(watch) => until_known_to_ask_for_no_result(door, id, watch).await,
+                None => is_notice,
+            };
+            let status = if asks_for_no_result { StatusCode::OK } else { StatusCode::ACCEPTED };
             result(status, EventResult::success("event recorded"))
         }
         Recorded::Duplicate(progress) => {
@@ -77,6 +88,26 @@ async fn receive(
             }
         }
     })
+}
+
+/// Waits, so long and no longer, until the event's body is read, and says whether it is a ping or a notice.
+///
+/// The notification is durable already: whatever goes wrong here, the answer is still one of success.
+async fn until_known_to_ask_for_no_result(door: &Door, id: EventId, mut watch: Watch) -> bool {
+    let known = async {
+        loop {
+            let event = door.store.event(id).await.ok().flatten()?;
+            if event.state != State::Received {
+                return Some(event.asks_for_no_result());
+            }
+            watch.moved().await;
+        }
+    };
+    let limit = door.clock.now().plus(FETCH_PATIENCE);
+    tokio::select! {
+        known = known => known.unwrap_or(false),
+        () = door.clock.sleep_until(limit) => false,
+    }
 }
 
 /// Tells an event of another integration from one of nobody's.

@@ -65,6 +65,29 @@ pub(super) async fn fifty_notifications_at_once_are_one_event(store: &dyn EventS
     assert!(claim(store, at(0)).await.is_none());
 }
 
+pub(super) async fn a_watch_tells_of_every_change_that_comes_after_it_began(store: &dyn EventStore) {
+    let mut early = store.watch(id("1"));
+    for token in ["1", "2"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+    }
+    let claimed = claim(store, at(0)).await.expect("one event");
+    assert_eq!(claimed.event().id, id("1"));
+    let mut watch = store.watch(id("1"));
+    let mut other = store.watch(id("2"));
+    let claimed = proceed(store, claimed, fetched(None, b"{}"), at(1)).await;
+    early.moved().await;
+    watch.moved().await;
+    assert_eq!(state(store, "1").await, State::Fetched);
+    store.settle(claimed, Settlement::Done(None), at(2)).await.expect("settled");
+    watch.moved().await;
+    assert_eq!(state(store, "1").await, State::Done);
+    store.amend(id("1"), Amendment::Rerun, at(3)).await.expect("amended");
+    watch.moved().await;
+    assert_eq!(state(store, "1").await, State::Fetched);
+    let moved = tokio::time::timeout(Duration::ZERO, other.moved()).await;
+    assert!(moved.is_err(), "the other event has not moved");
+}
+
 pub(super) async fn a_finished_duplicate_brings_the_stored_result(store: &dyn EventStore) {
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let claimed = claim(store, at(0)).await.expect("one event");
@@ -255,6 +278,7 @@ macro_rules! conformance {
         $crate::store::conformance::conformance! { $open;
             a_new_event_is_recorded_once_and_then_known
             fifty_notifications_at_once_are_one_event
+            a_watch_tells_of_every_change_that_comes_after_it_began
             a_finished_duplicate_brings_the_stored_result
             events_are_claimed_in_order_of_receipt_and_by_one_holder_each
             a_body_is_kept_as_received

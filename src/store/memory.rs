@@ -1,7 +1,7 @@
 //! Events for as long as the process lives: for tests, and the oracle the durable stores are compared with.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use secrecy::SecretSlice;
 use tokio::sync::Notify;
 
 use super::agenda::Agenda;
+use super::watch::{Watch, Watches};
 use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
 };
@@ -20,6 +21,7 @@ use crate::event::{Change, EventId, EventRecord, Notification};
 pub struct MemoryStore {
     inner: Mutex<Inner>,
     changed: Notify,
+    watches: Arc<Watches>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,7 @@ impl EventStore for MemoryStore {
         if let Some(body) = body {
             inner.bodies.insert(claim.sequence, body);
         }
+        self.watches.moved([claim.record.id]);
         let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now.plus(lease));
         self.changed.notify_one();
         Ok(if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting })
@@ -104,6 +107,7 @@ impl EventStore for MemoryStore {
         } else {
             inner.agenda.remove(claim.sequence);
         }
+        self.watches.moved([claim.record.id]);
         inner.records.insert(claim.sequence, claim.record);
         self.changed.notify_one();
         Ok(())
@@ -116,6 +120,7 @@ impl EventStore for MemoryStore {
         record.apply_amendment(amendment.into(), now)?;
         inner.agenda.add(sequence, &record);
         inner.records.insert(sequence, record.clone());
+        self.watches.moved([id]);
         self.changed.notify_one();
         Ok(record)
     }
@@ -147,6 +152,10 @@ impl EventStore for MemoryStore {
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
         Ok(self.lock().agenda.next_due())
+    }
+
+    fn watch(&self, id: EventId) -> Watch {
+        self.watches.begin(id)
     }
 
     async fn changed(&self) {

@@ -11,6 +11,7 @@ mod durability;
 mod index;
 pub mod memory;
 pub mod sled;
+mod watch;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::clock::Timestamp;
 use crate::event::{Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, Progress, State};
 
 pub use durability::Durability;
+pub use watch::Watch;
 
 /// What came of recording a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +214,9 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// When the next event that cannot be claimed yet becomes due, or its lease ends.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Begins to watch an event: the watch tells when a change of its record has become durable.
+    fn watch(&self, id: EventId) -> Watch;
 
     /// Returns once something may have become claimable since the last call.
     async fn changed(&self);

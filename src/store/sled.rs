@@ -46,6 +46,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::agenda::Agenda;
 use super::durability::{make_synchronous, sync_directory};
 use super::index::{Bucket, Pending};
+use super::watch::{Watch, Watches};
 use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
     codec,
@@ -128,6 +129,7 @@ pub struct SledStore {
     tree: Tree,
     agenda: Arc<Mutex<Agenda>>,
     changed: Arc<Notify>,
+    watches: Arc<Watches>,
     durability: Durability,
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
@@ -194,6 +196,7 @@ impl SledStore {
         let agenda = Arc::new(Mutex::new(agenda));
         let changed = Arc::new(Notify::new());
         changed.notify_one();
+        let watches = Arc::new(Watches::default());
         let (writes, waiting) = mpsc::channel(QUEUE);
         let thread = Writer {
             db,
@@ -203,12 +206,13 @@ impl SledStore {
             next,
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
+            watches: Arc::clone(&watches),
         };
         let handle = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || thread.run(waiting))
             .map_err(unusable)?;
-        Ok(Self { tree, agenda, changed, durability, writes: Some(writes), writer: Some(handle), _lock: lock })
+        Ok(Self { tree, agenda, changed, watches, durability, writes: Some(writes), writer: Some(handle), _lock: lock })
     }
 
     async fn write<T>(
@@ -322,6 +326,10 @@ impl EventStore for SledStore {
         Ok(lock(&self.agenda).next_due())
     }
 
+    fn watch(&self, id: EventId) -> Watch {
+        self.watches.begin(id)
+    }
+
     async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -354,6 +362,7 @@ struct Writer {
     next: Sequence,
     agenda: Arc<Mutex<Agenda>>,
     changed: Arc<Notify>,
+    watches: Arc<Watches>,
 }
 
 /// Writes that become durable together, and what to do once they are.
@@ -392,6 +401,9 @@ impl Writer {
             let durable = self.commit(&mut group);
             if let Err(error) = &durable {
                 tracing::error!(%error, writes = group.answers.len(), "writes could not be made durable");
+            }
+            if durable.is_ok() {
+                self.watches.moved(group.records.values().map(|record| record.id));
             }
             let mut agenda = lock(&self.agenda);
             for answer in group.answers {
@@ -936,6 +948,7 @@ mod tests {
                     next: next_sequence(&store.tree).expect("a number"),
                     agenda: Arc::clone(&store.agenda),
                     changed: Arc::default(),
+                    watches: Arc::default(),
                 };
                 let mut writer = writer;
                 let mut group = Group::default();
