@@ -2,15 +2,12 @@
 
 use std::fmt;
 
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCEPT, Accept, CONTENT_TYPE, Header, HeaderValue, Quality, QualityItem, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use actix_web::middleware::Next;
 use actix_web::mime::Mime;
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpRequest, HttpResponse, ResponseError};
 
 use crate::authenticate::AuthenticationError;
 use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
@@ -19,9 +16,9 @@ use crate::store::StoreError;
 /// Seconds after which a caller that was turned away for want of room may come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
-/// A notification was not taken. `Display` is what the caller is told.
+/// Why a notification was not taken. `Display` is what the caller is told.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum Fault {
     /// The caller did not prove who it is, or may not do this.
     Caller(AuthenticationError),
     /// The event lies in a marketplace of another integration than the caller's.
@@ -34,7 +31,7 @@ pub(super) enum Refusal {
     NotRecorded(StoreError),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Caller(error) => error.fmt(f),
@@ -51,7 +48,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Refusal {
+impl Fault {
     fn error_code(&self) -> ErrorCode {
         match self {
             Self::Caller(AuthenticationError::Scope) | Self::OtherIntegration => ErrorCode::Forbidden,
@@ -65,9 +62,7 @@ impl Refusal {
             Self::NotRecorded(_) => ErrorCode::TransportError,
         }
     }
-}
 
-impl ResponseError for Refusal {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::Caller(AuthenticationError::Scope) | Self::OtherIntegration => StatusCode::FORBIDDEN,
@@ -81,10 +76,29 @@ impl ResponseError for Refusal {
             Self::NotRecorded(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+}
+
+/// A fault, in the format that the caller can read.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) fault: Fault,
+    pub(super) format: Format,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(f)
+    }
+}
+
+impl ResponseError for Refusal {
+    fn status_code(&self) -> StatusCode {
+        self.fault.status_code()
+    }
 
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
-        let mut response = result(status, EventResult::failure(self.error_code(), self.to_string()));
+        let mut response = self.format.result(status, &EventResult::failure(self.fault.error_code(), self.to_string()));
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -96,52 +110,47 @@ impl ResponseError for Refusal {
     }
 }
 
-impl From<AuthenticationError> for Refusal {
+impl From<AuthenticationError> for Fault {
     fn from(error: AuthenticationError) -> Self {
         Self::Caller(error)
     }
 }
 
-impl From<QueryError> for Refusal {
+impl From<QueryError> for Fault {
     fn from(error: QueryError) -> Self {
         Self::Query(error)
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         Self::NotRecorded(error)
     }
 }
 
-/// An answer with a result body: JSON, unless [`as_asked_for`] finds that the caller would rather have XML.
-pub(super) fn result(status: StatusCode, result: EventResult) -> HttpResponse {
-    let mut response = match serde_json::to_vec(&result) {
-        Ok(body) => HttpResponse::build(status).insert_header((CONTENT_TYPE, "application/json")).body(body),
-        Err(_) => return HttpResponse::InternalServerError().finish(),
-    };
-    response.extensions_mut().insert(result);
-    response
+/// How a result is written to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Xml,
 }
 
-/// Gives the caller its result in the format that its `Accept` prefers.
-///
-/// Around all routes, so that a refusal comes in the same format as an answer.
-pub(super) async fn as_asked_for(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let is_xml =
-        request.headers().contains_key(ACCEPT) && Accept::parse(&request).is_ok_and(|accept| prefers_xml(&accept));
-    let answer = next.call(request).await?.map_into_boxed_body();
-    if !is_xml {
-        return Ok(answer);
+impl Format {
+    /// The format that the request's `Accept` prefers.
+    pub(super) fn asked_by(request: &HttpRequest) -> Self {
+        let is_xml =
+            request.headers().contains_key(ACCEPT) && Accept::parse(request).is_ok_and(|accept| prefers_xml(&accept));
+        if is_xml { Self::Xml } else { Self::Json }
     }
-    let result = answer.response().extensions().get::<EventResult>().map(EventResult::to_xml);
-    let Some(xml) = result else { return Ok(answer) };
-    let mut answer = answer.map_body(|_, _| BoxBody::new(xml));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-    Ok(answer)
+
+    /// An answer with a result body.
+    pub(super) fn result(self, status: StatusCode, result: &EventResult) -> HttpResponse {
+        let (content_type, body) = match self {
+            Self::Json => ("application/json", serde_json::to_vec(result).unwrap_or_default()),
+            Self::Xml => ("application/xml", result.to_xml().into_bytes()),
+        };
+        HttpResponse::build(status).insert_header((CONTENT_TYPE, content_type)).body(body)
+    }
 }
 
 /// Whether XML is preferred to JSON. Where both are as welcome, the one that is named wins over a wildcard, and JSON
@@ -166,10 +175,10 @@ fn prefers_xml(accept: &Accept) -> bool {
 }
 
 /// The answer to whatever no route is for.
-pub(super) async fn no_such_route() -> HttpResponse {
+pub(super) async fn no_such_route(request: HttpRequest) -> HttpResponse {
     let message = "there is no such route here; notifications go to /notifications or /notifications/create and so on, \
                    by GET";
-    result(StatusCode::NOT_FOUND, EventResult::failure(ErrorCode::NotFound, message))
+    Format::asked_by(&request).result(StatusCode::NOT_FOUND, &EventResult::failure(ErrorCode::NotFound, message))
 }
 
 #[cfg(test)]

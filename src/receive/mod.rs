@@ -9,7 +9,6 @@ mod token;
 
 use std::sync::Arc;
 
-use actix_web::middleware::from_fn;
 use actix_web::web;
 
 use crate::authenticate::Issuer;
@@ -56,7 +55,6 @@ impl Door {
     /// Adds the public routes to a server.
     pub fn routes(self: &Arc<Self>, app: &mut web::ServiceConfig) {
         let scope = web::scope(&self.prefix)
-            .wrap(from_fn(answer::as_asked_for))
             .app_data(web::Data::from(Arc::clone(self)))
             .app_data(web::FormConfig::default().limit(MAX_FORM_BYTES))
             .app_data(web::PayloadConfig::new(MAX_FORM_BYTES))

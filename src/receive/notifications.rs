@@ -5,7 +5,7 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::future::{Ready, ready};
 use std::time::Duration;
 
-use super::answer::{Refusal, result};
+use super::answer::{Fault, Format, Refusal};
 use super::{Door, Integration};
 use crate::authenticate::{AuthenticationError, Caller};
 use crate::event::{EventId, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State};
@@ -47,7 +47,7 @@ async fn receive_any(
     receive(&caller, &door, &request, None, true).await
 }
 
-/// Takes one notification: checks where its event lies, makes it durable, answers.
+/// Takes one notification and answers in the caller's format.
 async fn receive(
     caller: &Caller,
     door: &Door,
@@ -55,7 +55,22 @@ async fn receive(
     announced: Option<EventType>,
     by_shared_url: bool,
 ) -> Result<HttpResponse, Refusal> {
-    let NotificationQuery { event_url, parameters } = NotificationQuery::parse(request.query_string())?;
+    let format = Format::asked_by(request);
+    match take(caller, door, request.query_string(), announced, by_shared_url).await {
+        Ok((status, answer)) => Ok(format.result(status, &answer)),
+        Err(fault) => Err(Refusal { fault, format }),
+    }
+}
+
+/// Checks where the event of a notification lies, makes it durable, and says what to answer.
+async fn take(
+    caller: &Caller,
+    door: &Door,
+    query: &str,
+    announced: Option<EventType>,
+    by_shared_url: bool,
+) -> Result<(StatusCode, EventResult), Fault> {
+    let NotificationQuery { event_url, parameters } = NotificationQuery::parse(query)?;
     let integration = &door.integrations[caller.integration()];
     let url = EventUrl::parse(&event_url, &integration.marketplaces)
         .map_err(|error| foreign_or_other(door, &event_url, error))?;
@@ -75,16 +90,16 @@ async fn receive(
                 None => is_notice,
             };
             let status = if asks_for_no_result { StatusCode::OK } else { StatusCode::ACCEPTED };
-            result(status, EventResult::success("event recorded"))
+            (status, EventResult::success("event recorded"))
         }
         Recorded::Duplicate(progress) => {
             tracing::debug!(event.id = %id, state = %progress.state, "duplicate");
             match (progress.state, progress.result) {
-                (State::Done, Some(stored)) => result(StatusCode::OK, stored),
+                (State::Done, Some(stored)) => (StatusCode::OK, stored),
                 // A ping or a notice: done, and nothing to tell.
-                (State::Done, None) => result(StatusCode::OK, EventResult::success("event done")),
-                _ if is_notice => result(StatusCode::OK, EventResult::success("event recorded before")),
-                _ => result(StatusCode::ACCEPTED, EventResult::success("event recorded before, and not finished yet")),
+                (State::Done, None) => (StatusCode::OK, EventResult::success("event done")),
+                _ if is_notice => (StatusCode::OK, EventResult::success("event recorded before")),
+                _ => (StatusCode::ACCEPTED, EventResult::success("event recorded before, and not finished yet")),
             }
         }
     })
@@ -111,13 +126,13 @@ async fn until_known_to_ask_for_no_result(door: &Door, id: EventId, mut watch: W
 }
 
 /// Tells an event of another integration from one of nobody's.
-fn foreign_or_other(door: &Door, event_url: &str, error: EventUrlError) -> Refusal {
+fn foreign_or_other(door: &Door, event_url: &str, error: EventUrlError) -> Fault {
     let everybodys = door.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
     let is_foreign = matches!(error, EventUrlError::Foreign(_));
     if is_foreign && EventUrl::parse(event_url, everybodys).is_ok() {
-        return Refusal::OtherIntegration;
+        return Fault::OtherIntegration;
     }
-    Refusal::EventUrl(error)
+    Fault::EventUrl(error)
 }
 
 /// A route whose handler takes this cannot be reached without credentials.
@@ -128,7 +143,10 @@ impl FromRequest for Authenticated {
     type Future = Ready<Result<Self, Refusal>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authenticate(request).map(Self).map_err(Refusal::from))
+        ready(match authenticate(request) {
+            Ok(caller) => Ok(Self(caller)),
+            Err(error) => Err(Refusal { fault: error.into(), format: Format::asked_by(request) }),
+        })
     }
 }
 
