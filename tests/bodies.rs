@@ -179,3 +179,59 @@ fn what_is_no_event_is_refused_by_name_and_nothing_is_expanded_or_fetched() {
     let latin = Event::read(b"<event><type>A</type><payload>\xe9</payload></event>").expect_err("not UTF-8");
     assert!(latin.to_string().contains("not UTF-8"), "{latin}");
 }
+
+/// Every text, number and boolean of a JSON body, with the place where the typed event holds it.
+fn leaves(value: &Value, place: &str, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Null => {}
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                leaves(value, &format!("{place}/{}", name.replace('~', "~0").replace('/', "~1")), found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                leaves(value, &format!("{place}/{index}"), found);
+            }
+        }
+        Value::String(text) => found.push((place.to_owned(), text.clone())),
+        Value::Bool(_) | Value::Number(_) => found.push((place.to_owned(), value.to_string())),
+    }
+}
+
+/// Asserts that every field of a JSON body is in the typed event, and returns how many there are.
+fn assert_nothing_is_lost(name: &str, body: &str) -> usize {
+    let event = understood(body).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut fields = Vec::new();
+    leaves(&serde_json::from_str(body).expect("JSON"), "", &mut fields);
+    for (place, text) in &fields {
+        // Three objects with one field each are that field in the typed event.
+        let place = place.replace("/addonInstance/id", "/addonInstance").replace("/addonBinding/id", "/addonBinding");
+        let place = place.replace("/freeTrial/active", "/freeTrial");
+        let held = event.pointer(&place).unwrap_or_else(|| panic!("{name}: {place} is lost"));
+        let held = held.as_str().map_or_else(|| held.to_string(), str::to_owned);
+        assert_eq!(&held, text, "{name}: {place}");
+    }
+    fields.len()
+}
+
+#[test]
+fn no_field_of_any_type_of_event_is_lost_in_either_format() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut types = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(directory).expect("listed") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        let json = std::fs::read_to_string(&path).expect("readable");
+        let fields = assert_nothing_is_lost(&name, &json);
+        assert!(fields > 35, "{name} has {fields} fields only");
+        let xml = std::fs::read_to_string(path.with_extension("xml")).expect("readable");
+        let event = understood(&json).expect("understood");
+        assert_eq!(understood(&xml).expect("understood"), event, "{name}");
+        types.insert(event["type"].as_str().expect("a type").to_owned());
+    }
+    assert_eq!(types.len(), 17, "every type has a body of its own: {types:?}");
+}

@@ -272,6 +272,22 @@ async fn in_dev_every_simulated_fault_heals() {
 }
 
 #[tokio::test]
+async fn in_dev_an_event_that_is_given_out_in_xml_is_completed_all_the_same() {
+    let dev = Dev::start();
+    let client = Client::new();
+    for kind in ["subscription-order", "user-assignment", "addon-order"] {
+        let url = format!("{}/simulate/{kind}?format=xml", dev.market);
+        let simulated = body_of(client.post(url).send().await.expect("answers")).await;
+        let event = until_complete(&client, &dev.market, simulated["id"].as_str().expect("an id")).await;
+        assert_eq!(event["result"]["success"], true, "{kind}");
+    }
+    let events = body_of(client.get(&dev.operator).send().await.expect("answers")).await;
+    let id = events["events"][0]["id"].as_str().expect("an id");
+    let shown = body_of(client.get(format!("{}/{id}", dev.operator)).send().await.expect("answers")).await;
+    assert!(shown["body"].as_str().expect("a body").starts_with("<?xml"), "kept as received");
+}
+
+#[tokio::test]
 async fn a_simulated_event_can_be_changed_by_a_body() {
     let dev = Dev::start();
     let client = Client::new();

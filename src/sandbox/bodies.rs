@@ -1,5 +1,6 @@
 //! Events as a marketplace writes them.
 
+use quick_xml::escape::escape;
 use serde_json::{Value, json};
 
 /// What can be simulated: its path, its event type, and the receiver's route for it.
@@ -122,6 +123,54 @@ fn user(uuid: &str, first_name: &str, last_name: &str) -> Value {
     })
 }
 
+/// An event as XML, as a marketplace writes it: lists repeat an element, maps are `entry` elements, what is `null` is
+/// left out.
+pub(super) fn to_xml(event: &Value) -> String {
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?>");
+    write_element(&mut xml, "event", event);
+    xml
+}
+
+fn write_element(xml: &mut String, name: &str, value: &Value) {
+    match (name, value) {
+        (_, Value::Null) => {}
+        // A list repeats the name of a single value; `items` stand in the order itself, the others in an element.
+        ("items", Value::Array(items)) => items.iter().for_each(|item| write_element(xml, "item", item)),
+        (_, Value::Array(items)) => {
+            let single = name.strip_suffix('s').unwrap_or(name);
+            write_tagged(xml, name, |xml| items.iter().for_each(|item| write_element(xml, single, item)));
+        }
+        ("configuration" | "attributes", Value::Object(entries)) => write_tagged(xml, name, |xml| {
+            for (key, value) in entries {
+                let entry = json!({ "key": key, "value": value });
+                write_element(xml, "entry", &entry);
+            }
+        }),
+        (_, Value::Object(fields)) => write_tagged(xml, name, |xml| {
+            for (field, value) in fields {
+                write_element(xml, field, value);
+            }
+        }),
+        (_, Value::String(text)) => write_tagged(xml, name, |xml| xml.push_str(&escape(text.as_str()))),
+        (_, Value::Bool(_) | Value::Number(_)) => write_tagged(xml, name, |xml| xml.push_str(&value.to_string())),
+    }
+}
+
+fn write_tagged(xml: &mut String, name: &str, content: impl FnOnce(&mut String)) {
+    // A name of an override may be anything; one that XML cannot say is left out.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || !name.chars().all(is_name) {
+        return;
+    }
+    for piece in ["<", name, ">"] {
+        xml.push_str(piece);
+    }
+    content(xml);
+    for piece in ["</", name, ">"] {
+        xml.push_str(piece);
+    }
+}
+
 /// Lays `over` over `base`: objects merge, anything else replaces.
 pub(super) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
@@ -131,5 +180,27 @@ pub(super) fn merge(base: &mut Value, over: Value) {
             }
         }
         (base, over) => *base = over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    #[test]
+    fn every_kind_of_event_says_the_same_in_xml_as_in_json() {
+        for kind in &KINDS {
+            let mut event = generate(kind, "https://market.example", "acct-1");
+            let over = json!({
+                "flag": "DEVELOPMENT",
+                "links": [{ "rel": "oidcClient", "href": "https://market.example/oidc?a=1&b=2" }],
+                "creator": { "attributes": { "department": "R & D" } },
+                "payload": { "configuration": { "domain": "<emcc>", "a key": "b" } },
+            });
+            merge(&mut event, over);
+            let read = |body: &str| Event::read(body.as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
+            assert_eq!(read(&to_xml(&event)), read(&event.to_string()), "{}", kind.path);
+        }
     }
 }

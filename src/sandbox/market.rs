@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::header::{ACCEPT, AUTHORIZATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use super::Desk;
+use super::bodies::to_xml;
 use crate::clock::Timestamp;
 use crate::config::Inbound;
 use crate::event::EventResult;
@@ -44,6 +45,14 @@ pub(super) enum Fault {
     LostResult,
 }
 
+/// The format an event is given out in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    Json,
+    Xml,
+}
+
 /// How things stand in the marketplace's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -60,6 +69,8 @@ pub(super) struct MarketEvent {
     pub(super) event_type: String,
     pub(super) body: Value,
     pub(super) fault: Option<Fault>,
+    /// The format it is given out in whatever `Accept` says.
+    pub(super) format: Option<Format>,
     pub(super) standing: Standing,
     pub(super) result: Option<EventResult>,
     /// How often it was read.
@@ -114,13 +125,20 @@ impl Market {
         self.books().account.clone().unwrap_or_else(|| "sandbox-account".to_owned())
     }
 
-    pub(super) fn add(&self, event_type: &str, body: Value, fault: Option<Fault>) -> (Uuid, String) {
+    pub(super) fn add(
+        &self,
+        event_type: &str,
+        body: Value,
+        fault: Option<Fault>,
+        format: Option<Format>,
+    ) -> (Uuid, String) {
         let id = Uuid::new_v4();
         let event = MarketEvent {
             id,
             event_type: event_type.to_owned(),
             body,
             fault,
+            format,
             standing: Standing::Pending,
             result: None,
             reads: 0,
@@ -170,12 +188,12 @@ impl Market {
         self.books().events.get(&id).cloned()
     }
 
-    /// An event's body, and how this reading of it misbehaves.
-    fn read(&self, id: Uuid) -> Option<(Value, Option<Fault>)> {
+    /// An event's body, the format it is to have, and how this reading of it misbehaves.
+    fn read(&self, id: Uuid) -> Option<(Value, Option<Format>, Option<Fault>)> {
         let mut books = self.books();
         let event = books.events.get_mut(&id)?;
         event.reads += 1;
-        Some((event.body.clone(), event.fault.filter(|_| event.reads == 1)))
+        Some((event.body.clone(), event.format, event.fault.filter(|_| event.reads == 1)))
     }
 
     fn has_token(&self, token: &str, now: Timestamp) -> bool {
@@ -243,7 +261,7 @@ async fn read(desk: DeskData, request: HttpRequest, id: web::Path<Uuid>) -> Http
     if !is_authorized(desk, &request) {
         return unauthorized();
     }
-    let Some((body, fault)) = desk.market.read(*id) else { return no_such_event() };
+    let Some((body, format, fault)) = desk.market.read(*id) else { return no_such_event() };
     match fault {
         Some(Fault::Unauthorized) => return unauthorized(),
         Some(Fault::Error) => return HttpResponse::InternalServerError().body("sandbox: simulated error"),
@@ -253,7 +271,16 @@ async fn read(desk: DeskData, request: HttpRequest, id: web::Path<Uuid>) -> Http
         Some(Fault::Slow) => tokio::time::sleep(SLOW).await,
         Some(Fault::Duplicate | Fault::LostResult) | None => {}
     }
-    HttpResponse::Ok().json(body)
+    match format.unwrap_or_else(|| asked_for(&request)) {
+        Format::Json => HttpResponse::Ok().json(body),
+        Format::Xml => HttpResponse::Ok().content_type("application/xml").body(to_xml(&body)),
+    }
+}
+
+/// XML unless JSON is asked for, as the real thing answers.
+fn asked_for(request: &HttpRequest) -> Format {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accept.contains("json") { Format::Json } else { Format::Xml }
 }
 
 async fn take_result(

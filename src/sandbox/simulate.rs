@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::bodies::{KINDS, Kind, generate, merge};
-use super::market::{DeskData, Fault, MarketEvent, closed, no_such_event};
+use super::market::{DeskData, Fault, Format, MarketEvent, closed, no_such_event};
 use super::{Desk, Receiver};
 
 /// Events one request may simulate.
@@ -36,6 +36,7 @@ struct Query {
     via: Option<Via>,
     count: Option<usize>,
     fault: Option<Fault>,
+    format: Option<Format>,
 }
 
 /// Which of the receiver's URLs is notified.
@@ -78,7 +79,7 @@ async fn simulate(
     let route = if query.via == Some(Via::Shared) { String::new() } else { format!("/{}", kind.route) };
     let mut simulated = Vec::with_capacity(count);
     for _ in 0..count {
-        simulated.push(desk.simulate(kind, &route, query.fault, overrides.clone()).await);
+        simulated.push(desk.simulate(kind, &route, (query.fault, query.format), overrides.clone()).await);
     }
     match simulated.len() {
         1 => print(200, &simulated[0]),
@@ -93,7 +94,7 @@ async fn ping(desk: DeskData, request: HttpRequest) -> HttpResponse {
     let shared = KINDS.iter().take(1).map(|kind| (kind, String::new()));
     for (kind, route) in KINDS.iter().map(|kind| (kind, format!("/{}", kind.route))).chain(shared) {
         let dummy = json!({ "flag": "STATELESS" });
-        let mut answer = desk.simulate(kind, &route, None, dummy).await;
+        let mut answer = desk.simulate(kind, &route, (None, None), dummy).await;
         answer["url"] = json!(format!("{}/notifications{route}", desk.receiver.base));
         let status = answer["answer"]["status"].as_u64();
         answer["passed"] = json!(matches!(status, Some(200 | 202)));
@@ -158,11 +159,17 @@ fn view(desk: &Desk, event: &MarketEvent) -> Value {
 }
 
 impl Desk {
-    async fn simulate(&self, kind: &Kind, route: &str, fault: Option<Fault>, overrides: Value) -> Value {
+    async fn simulate(
+        &self,
+        kind: &Kind,
+        route: &str,
+        (fault, format): (Option<Fault>, Option<Format>),
+        overrides: Value,
+    ) -> Value {
         let mut body = generate(kind, &self.market.base_url, &self.market.account());
         merge(&mut body, overrides);
         let event_type = body["type"].as_str().unwrap_or(kind.event_type).to_owned();
-        let (id, event_url) = self.market.add(&event_type, body, fault);
+        let (id, event_url) = self.market.add(&event_type, body, fault, format);
         let mut answer = self.notify(route, id, &event_url).await;
         if fault == Some(Fault::Duplicate) {
             answer = json!([answer, self.notify(route, id, &event_url).await]);
