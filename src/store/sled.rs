@@ -33,7 +33,7 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -133,6 +133,8 @@ pub struct SledStore {
     durability: Durability,
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
+    /// The first failure to make a group durable; nothing is acknowledged after it.
+    failure: Arc<OnceLock<StoreError>>,
     /// Released last, when everything else has let go.
     _lock: File,
 }
@@ -197,6 +199,7 @@ impl SledStore {
         let changed = Arc::new(Notify::new());
         changed.notify_one();
         let watches = Arc::new(Watches::default());
+        let failure = Arc::new(OnceLock::new());
         let (writes, waiting) = mpsc::channel(QUEUE);
         let thread = Writer {
             db,
@@ -207,12 +210,23 @@ impl SledStore {
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
             watches: Arc::clone(&watches),
+            failure: Arc::clone(&failure),
         };
         let handle = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || thread.run(waiting))
             .map_err(unusable)?;
-        Ok(Self { tree, agenda, changed, watches, durability, writes: Some(writes), writer: Some(handle), _lock: lock })
+        Ok(Self {
+            tree,
+            agenda,
+            changed,
+            watches,
+            durability,
+            failure,
+            writes: Some(writes),
+            writer: Some(handle),
+            _lock: lock,
+        })
     }
 
     async fn write<T>(
@@ -339,7 +353,9 @@ impl EventStore for SledStore {
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
-        // A failed write leaves sled refusing every access until it is opened again.
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
         self.tree.get(LAYOUT_KEY).map_err(failed)?;
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
         if writes.is_closed() {
@@ -363,6 +379,7 @@ struct Writer {
     agenda: Arc<Mutex<Agenda>>,
     changed: Arc<Notify>,
     watches: Arc<Watches>,
+    failure: Arc<OnceLock<StoreError>>,
 }
 
 /// Writes that become durable together, and what to do once they are.
@@ -414,12 +431,20 @@ impl Writer {
         }
     }
 
+    /// Makes a group durable. Once that has failed it fails for ever: the log may have a hole, behind which nothing
+    /// that is written later would be found again.
     fn commit(&self, group: &mut Group) -> Result<(), StoreError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
         if group.writes.is_empty() {
             return Ok(());
         }
-        self.apply(std::mem::take(&mut group.writes))?;
-        flush(&self.db, &self.log, self.durability)
+        let applied = self.apply(std::mem::take(&mut group.writes));
+        let durable = applied.and_then(|()| flush(&self.db, &self.log, self.durability));
+        durable.inspect_err(|error| {
+            let _ = self.failure.set(error.clone());
+        })
     }
 
     fn apply(&self, writes: Vec<(IVec, Option<IVec>)>) -> Result<(), StoreError> {
@@ -849,6 +874,23 @@ mod tests {
         assert_eq!(done.state, State::Done);
     }
 
+    #[tokio::test]
+    async fn after_a_failure_to_make_writes_durable_nothing_is_acknowledged_and_the_store_is_not_ready() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(directory.path());
+        store.record(&notification("before"), at(0)).await.expect("recorded");
+        store.ready().await.expect("ready");
+        let failure = StoreError::Unavailable("the disk is full".to_owned());
+        store.failure.set(failure.clone()).expect("the first one");
+        assert_eq!(store.record(&notification("after"), at(1)).await, Err(failure.clone()));
+        assert_eq!(store.record(&notification("before"), at(1)).await, Err(failure.clone()));
+        assert_eq!(store.ready().await, Err(failure));
+        drop(store);
+        let store = open(directory.path());
+        assert_eq!(store.event(notification("after").id()).await, Ok(None));
+        assert!(store.event(notification("before").id()).await.expect("answers").is_some());
+    }
+
     #[test]
     fn a_directory_that_is_in_use_is_refused_with_the_remedy() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -949,6 +991,7 @@ mod tests {
                     agenda: Arc::clone(&store.agenda),
                     changed: Arc::default(),
                     watches: Arc::default(),
+                    failure: Arc::default(),
                 };
                 let mut writer = writer;
                 let mut group = Group::default();
