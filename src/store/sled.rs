@@ -697,7 +697,8 @@ fn flush(db: &Db, database: &Path, durability: Durability) -> Result<(), StoreEr
 }
 
 fn stored_record(tree: &Tree, sequence: Sequence) -> Result<Option<EventRecord>, StoreError> {
-    for kind in [IN_PROGRESS, ENDED] {
+    // Once more at the end: a record may move from the ended to those in progress between the two looks.
+    for kind in [IN_PROGRESS, ENDED, IN_PROGRESS] {
         if let Some(bytes) = tree.get(key(kind, sequence)).map_err(failed)? {
             return codec::decode(&bytes).map(Some);
         }
