@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Sequence;
 use crate::clock::Timestamp;
-use crate::event::EventRecord;
+use crate::event::{EventId, EventRecord};
 
 /// The account an event belongs to: integration and account identifier.
 type AccountKey = Arc<(String, String)>;
@@ -17,6 +17,7 @@ type AccountKey = Arc<(String, String)>;
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     entries: HashMap<Sequence, Entry>,
+    sequences: HashMap<EventId, Sequence>,
     /// Free events that nothing holds up, by when they are due.
     ready: BTreeSet<(Timestamp, Sequence)>,
     /// Held events, by when their lease ends.
@@ -27,6 +28,7 @@ pub(super) struct Agenda {
 
 #[derive(Debug)]
 struct Entry {
+    id: EventId,
     due: Timestamp,
     account: Option<AccountKey>,
     hold: Option<Hold>,
@@ -52,11 +54,17 @@ fn account_of(event: &EventRecord) -> Option<AccountKey> {
 impl Agenda {
     /// Puts an unfinished event up for claiming.
     pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord) {
-        self.entries.insert(sequence, Entry { due: event.due, account: None, hold: None });
+        self.sequences.insert(event.id, sequence);
+        self.entries.insert(sequence, Entry { id: event.id, due: event.due, account: None, hold: None });
         if let Some(account) = account_of(event) {
             self.join(sequence, account);
         }
         self.offer(sequence);
+    }
+
+    /// Where the unfinished event with this id stands in the order of receipt.
+    pub(super) fn sequence(&self, id: EventId) -> Option<Sequence> {
+        self.sequences.get(&id).copied()
     }
 
     /// Takes the event that has been due longest.
@@ -123,6 +131,7 @@ impl Agenda {
     pub(super) fn remove(&mut self, sequence: Sequence) {
         self.release(sequence);
         let Some(entry) = self.entries.remove(&sequence) else { return };
+        self.sequences.remove(&entry.id);
         self.ready.remove(&(entry.due, sequence));
         let Some(account) = entry.account else { return };
         let Some(queue) = self.accounts.get_mut(&account) else { return };

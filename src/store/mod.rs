@@ -8,7 +8,6 @@ mod codec;
 #[cfg(test)]
 mod conformance;
 mod durability;
-mod index;
 pub mod memory;
 pub mod sled;
 mod watch;

@@ -1,5 +1,7 @@
 //! From an event's id to its place in the order of receipt, in few and short pages of a sled tree.
 //!
+//! For events that have ended; those in progress are known by heart.
+//!
 //! An entry of its own for every id would lie on a random leaf of a tree that grows with history, and soon no cache
 //! would hold them. So ids share 65,536 buckets by their first two bytes, and an entry is sixteen bytes: eight more
 //! of the id, and the sequence. An entry is a hint: the record it leads to says whether it is the event.
@@ -8,7 +10,7 @@ use std::collections::HashMap;
 
 use sled::{IVec, Tree};
 
-use super::{Sequence, StoreError};
+use super::super::{Sequence, StoreError};
 use crate::event::EventId;
 
 /// Prefix of the index's keys.
@@ -51,7 +53,7 @@ impl Bucket {
     }
 
     /// Where the event may stand, likeliest first.
-    pub(super) fn places(&self) -> impl Iterator<Item = Sequence> {
+    pub(super) fn places(&self) -> Vec<Sequence> {
         let fingerprint = fingerprint(self.id);
         let entries = self.pages.iter().flat_map(|page| page.chunks_exact(ENTRY));
         let found = entries.filter_map(move |entry| {
@@ -60,7 +62,9 @@ impl Bucket {
             sequence.first_chunk().map(|bytes| Sequence::from_be_bytes(*bytes))
         });
         // The last one: an entry that a crash left without its record comes before the one that counts.
-        found.collect::<Vec<_>>().into_iter().rev()
+        let mut places: Vec<_> = found.collect();
+        places.reverse();
+        places
     }
 
     /// The page to write so that the event stands at `sequence`.
@@ -119,7 +123,7 @@ mod tests {
                 }
             }
             for id in &ids {
-                let places: Vec<_> = Bucket::load(&tree, &pending, *id).expect("read").places().collect();
+                let places: Vec<_> = Bucket::load(&tree, &pending, *id).expect("read").places();
                 let added = (0_u64..).zip(&ids).filter(|(_, other)| *other == id);
                 let mut expected: Vec<_> = added.map(|(sequence, _)| sequence).collect();
                 expected.reverse();

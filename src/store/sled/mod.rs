@@ -1,0 +1,278 @@
+//! Events in a directory of this machine: the store behind `sled:DIR`.
+//!
+//! One thread writes. It takes every write that waits, applies them, makes that durable and only then answers all
+//! of them, so a hundred notifications cost one sync of the disk (group commit).
+//!
+//! A crash may leave a group applied in part: sled recovers the writes of one thread up to some point in their order.
+//! None of those behind the last flush was acknowledged, so it is enough that every write is safe to find without the
+//! ones after it:
+//!
+//! - an index entry comes before the record of the event's end, and counts only if the record it leads to has its
+//!   event's id;
+//! - a body comes before the record that says it was read, and replaces whatever was left under its keys;
+//! - where a record stands both among the ended and in progress, the ended one counts: either the other was about to
+//!   be removed, or it was an amendment that nobody was told of.
+//!
+//! sled's own batches would do the same at the price of two more synchronous writes each.
+
+mod directory;
+mod index;
+mod layout;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretSlice;
+use sled::Tree;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use self::directory::DataDirectory;
+pub use self::directory::OpenError;
+use self::index::{Bucket, Pending};
+use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, stored_record, unfinished};
+use self::writer::{Write, Writer};
+use super::agenda::Agenda;
+use super::watch::{Watch, Watches};
+use super::{
+    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+    codec,
+};
+use crate::clock::Timestamp;
+use crate::event::{EventId, EventRecord, Notification};
+
+/// Writes that may wait; more are refused rather than kept in memory.
+const QUEUE: usize = 4096;
+/// The store behind `sled:DIR`.
+#[derive(Debug)]
+pub struct SledStore {
+    tree: Tree,
+    agenda: Arc<Mutex<Agenda>>,
+    changed: Arc<Notify>,
+    watches: Arc<Watches>,
+    durability: Durability,
+    writes: Option<mpsc::Sender<Write>>,
+    writer: Option<JoinHandle<()>>,
+    /// The first failure to make a group durable; nothing is acknowledged after it.
+    failure: Arc<OnceLock<StoreError>>,
+    /// Released last, when everything else has let go.
+    _lock: File,
+}
+
+impl SledStore {
+    /// Opens the store in `directory`, making it if need be.
+    ///
+    /// Blocks on the disk: call it where that is allowed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(directory: &Path, require_durable: bool) -> Result<Self, OpenError> {
+        let DataDirectory { db, log, durability, lock } = DataDirectory::open(directory, require_durable)?;
+        let tree: Tree = (*db).clone();
+        let damaged =
+            |error: StoreError| OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() };
+        let agenda = unfinished(&tree).map_err(damaged)?;
+        let next = next_sequence(&tree).map_err(damaged)?;
+        let agenda = Arc::new(Mutex::new(agenda));
+        let changed = Arc::new(Notify::new());
+        changed.notify_one();
+        let watches = Arc::new(Watches::default());
+        let failure = Arc::new(OnceLock::new());
+        let (writes, waiting) = mpsc::channel(QUEUE);
+        let thread = Writer {
+            db,
+            tree: tree.clone(),
+            log,
+            durability,
+            next,
+            agenda: Arc::clone(&agenda),
+            changed: Arc::clone(&changed),
+            watches: Arc::clone(&watches),
+            failure: Arc::clone(&failure),
+        };
+        let handle = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || thread.run(waiting))
+            .map_err(|source| OpenError::Directory { directory: directory.to_owned(), source })?;
+        Ok(Self {
+            tree,
+            agenda,
+            changed,
+            watches,
+            durability,
+            failure,
+            writes: Some(writes),
+            writer: Some(handle),
+            _lock: lock,
+        })
+    }
+
+    async fn write<T>(
+        &self,
+        write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        writes.try_send(write(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// For writes of work in hand: they wait for their turn instead of being refused, since refusing would only
+    /// repeat the work.
+    async fn write_in_turn<T>(
+        &self,
+        write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        writes.send(write(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    fn find(&self, id: EventId) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
+        find(&self.tree, &self.agenda, id)
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            // The writer finishes what waits and lets go of the directory; a panic of its own has been reported.
+            let _ = writer.join();
+        }
+    }
+}
+
+#[async_trait]
+impl EventStore for SledStore {
+    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
+        let record = EventRecord::new(notification, now);
+        // Here and not in the writer, of which there is only one.
+        let encoded = codec::encode(&record)?;
+        self.write(|reply| Write::Record(Arc::new(record), encoded, reply)).await
+    }
+
+    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+        let Some((sequence, fence)) = lock(&self.agenda).claim(lease, now) else { return Ok(None) };
+        match stored_record(&self.tree, sequence)? {
+            Some(record) => Ok(Some(Claim { record, sequence, fence })),
+            None => Err(StoreError::Unreadable(format!("event number {sequence} has no record"))),
+        }
+    }
+
+    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
+        self.write_in_turn(|reply| Write::Advance(claim, step, now, now.plus(lease), reply)).await
+    }
+
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+        self.write_in_turn(|reply| Write::Settle(claim, settlement, now, reply)).await
+    }
+
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+        self.write(|reply| Write::Amend(id, amendment, now, reply)).await
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        Ok(self.find(id)?.map(|(_, record)| record))
+    }
+
+    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some((sequence, _)) = self.find(id)? else { return Ok(None) };
+        let mut chunks = self.tree.scan_prefix(key(BODY, sequence)).values().peekable();
+        if chunks.peek().is_none() {
+            return Ok(None);
+        }
+        let mut body = Vec::new();
+        for chunk in chunks {
+            body.extend_from_slice(&chunk.map_err(failed)?);
+        }
+        Ok(Some(body))
+    }
+
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        let mut page = Page { events: Vec::new(), next: None };
+        for entry in newest_first(&self.tree, before) {
+            let (sequence, bytes) = entry?;
+            if page.events.len() == limit {
+                page.next = Some(sequence + 1);
+                break;
+            }
+            let event = codec::decode(&bytes)?;
+            if filter.shows(&event) {
+                page.events.push(event);
+            }
+        }
+        Ok(page)
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(lock(&self.agenda).next_due())
+    }
+
+    fn watch(&self, id: EventId) -> Watch {
+        self.watches.begin(id)
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        self.write(|reply| Write::Secret(name.to_owned(), fresh, reply)).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        self.tree.get(LAYOUT_KEY).map_err(failed)?;
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        if writes.is_closed() {
+            return Err(stopped());
+        }
+        if writes.capacity() == 0 { Err(StoreError::Overloaded) } else { Ok(()) }
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
+/// The event with this id: in progress by the agenda, or ended by the index.
+fn find(tree: &Tree, agenda: &Mutex<Agenda>, id: EventId) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
+    // An event that ends between the two looks is in the index before it leaves the agenda.
+    let in_progress = lock(agenda).sequence(id);
+    let places = match in_progress {
+        Some(sequence) => vec![sequence],
+        None => Bucket::load(tree, &Pending::new(), id)?.places(),
+    };
+    for sequence in places {
+        if let Some(record) = stored_record(tree, sequence)?.filter(|record| record.id == id) {
+            return Ok(Some((sequence, record)));
+        }
+    }
+    Ok(None)
+}
+
+fn lock(agenda: &Mutex<Agenda>) -> MutexGuard<'_, Agenda> {
+    agenda.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape `map_err` wants")]
+fn failed(error: sled::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("it is closed".to_owned())
+}

@@ -1,0 +1,247 @@
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::directory::DATABASE;
+use super::*;
+use crate::event::{EventResult, State};
+use crate::store::conformance::{LEASE, at, fetched, notification};
+use crate::store::memory::MemoryStore;
+
+crate::store::conformance::conformance!({
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = crate::store::sled::SledStore::open(directory.path(), false).expect("opens");
+    (store, directory)
+});
+
+fn open(directory: &Path) -> SledStore {
+    SledStore::open(directory, false).expect("opens")
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart_and_is_worked_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for token in ["done", "handled", "received"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+    }
+    for token in ["done", "handled"] {
+        let claim = store.claim(LEASE, at(1)).await.expect("answers").expect(token);
+        let Advanced::Proceed(claim) = store.advance(claim, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched")
+        else {
+            panic!()
+        };
+        let step = Step::Handled(EventResult::success(token));
+        let Advanced::Proceed(claim) = store.advance(claim, step, LEASE, at(1)).await.expect("handled") else {
+            panic!()
+        };
+        if token == "done" {
+            store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+        }
+    }
+    drop(store);
+
+    let store = open(directory.path());
+    let mut states = Vec::new();
+    while let Some(claim) = store.claim(LEASE, at(2)).await.expect("answers") {
+        states.push(claim.event().state);
+    }
+    assert_eq!(states, [State::Received, State::Handled]);
+    let Ok(Recorded::Duplicate(done)) = store.record(&notification("done"), at(3)).await else { panic!("known") };
+    assert_eq!(done.state, State::Done);
+}
+
+#[tokio::test]
+async fn after_a_failure_to_make_writes_durable_nothing_is_acknowledged_and_the_store_is_not_ready() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    store.record(&notification("before"), at(0)).await.expect("recorded");
+    store.ready().await.expect("ready");
+    let failure = StoreError::Unavailable("the disk is full".to_owned());
+    store.failure.set(failure.clone()).expect("the first one");
+    assert_eq!(store.record(&notification("after"), at(1)).await, Err(failure.clone()));
+    assert_eq!(store.record(&notification("before"), at(1)).await, Err(failure.clone()));
+    assert_eq!(store.ready().await, Err(failure));
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(store.event(notification("after").id()).await, Ok(None));
+    assert!(store.event(notification("before").id()).await.expect("answers").is_some());
+}
+
+#[test]
+fn a_directory_that_is_in_use_is_refused_with_the_remedy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let _held = open(directory.path());
+    let error = SledStore::open(directory.path(), false).expect_err("in use");
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains("stop that one"), "{error}");
+}
+
+#[test]
+fn a_store_that_held_events_and_opens_empty_is_an_error() {
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(open(directory.path()));
+    std::fs::remove_dir_all(directory.path().join(DATABASE)).expect("removed");
+    let error = SledStore::open(directory.path(), false).expect_err("emptied");
+    assert!(error.to_string().contains("it held events before and is empty now"), "{error}");
+}
+
+#[test]
+fn a_damaged_store_is_an_error_that_says_what_to_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(open(directory.path()));
+    let config = directory.path().join(DATABASE).join("conf");
+    std::fs::write(config, b"this is no sled configuration").expect("overwritten");
+    let error = SledStore::open(directory.path(), false).expect_err("damaged");
+    assert!(error.to_string().contains("restore a backup"), "{error}");
+}
+
+#[test]
+fn a_snapshot_torn_by_a_crash_does_not_keep_the_store_from_opening() {
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(open(directory.path()));
+    std::fs::write(directory.path().join(DATABASE).join("snap.0000.generating"), b"torn").expect("written");
+    open(directory.path());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn every_file_is_written_synchronously_where_the_file_system_can() {
+    use rustix::fs::{IFlags, ioctl_getflags};
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    if store.durability() != Durability::Synchronous {
+        eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
+        return;
+    }
+    drop(store);
+    for entry in std::fs::read_dir(directory.path().join(DATABASE)).expect("listed") {
+        let path = entry.expect("an entry").path();
+        let flags = ioctl_getflags(File::open(&path).expect("opened")).expect("flags");
+        assert!(flags.contains(IFlags::SYNC), "{path:?}");
+    }
+}
+
+/// One thing that can happen to a store.
+#[derive(Debug, Clone)]
+enum Action {
+    Record(u8),
+    Claim,
+    Fetch(u8),
+    Handle,
+    Settle(Settlement),
+    Amend(u8, Amendment),
+    Pass(u8),
+    Reopen,
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let settlement = prop_oneof![
+        Just(Settlement::Done(None)),
+        Just(Settlement::Deferred),
+        Just(Settlement::Dead("dead".into())),
+        (0_i64..90).prop_map(|due| Settlement::Retry { due: at(due), error: "passing".into() }),
+    ];
+    let amendment = prop_oneof![Just(Amendment::Rerun), Just(Amendment::Resolve(EventResult::success("outside")))];
+    prop_oneof![
+        4 => (0_u8..6).prop_map(Action::Record),
+        6 => Just(Action::Claim),
+        4 => (0_u8..3).prop_map(Action::Fetch),
+        3 => Just(Action::Handle),
+        4 => settlement.prop_map(Action::Settle),
+        1 => (0_u8..6, amendment).prop_map(|(event, amendment)| Action::Amend(event, amendment)),
+        2 => (0_u8..40).prop_map(Action::Pass),
+        1 => Just(Action::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn sled_and_memory_agree_whatever_happens_and_whenever_sled_is_reopened(
+        actions in prop::collection::vec(any_action(), 1..60)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(agree(actions));
+    }
+}
+
+/// Does the same to both stores and compares every answer. A reopened sled forgets its leases, so before a
+/// reopening both sides' holders let theirs end.
+async fn agree(actions: Vec<Action>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut sled = open(directory.path());
+    let memory = MemoryStore::new();
+    let mut held: Vec<(Claim, Claim)> = Vec::new();
+    let mut clock = 0;
+    for action in actions {
+        let now = at(clock);
+        match action {
+            Action::Record(event) => {
+                let notification = notification(&event.to_string());
+                assert_eq!(sled.record(&notification, now).await, memory.record(&notification, now).await);
+            }
+            Action::Claim => {
+                let claims =
+                    (sled.claim(LEASE, now).await.expect("answers"), memory.claim(LEASE, now).await.expect("answers"));
+                match claims {
+                    (Some(a), Some(b)) => {
+                        assert_eq!(a.event(), b.event());
+                        held.push((a, b));
+                    }
+                    (a, b) => assert!(a.is_none() && b.is_none(), "{a:?} {b:?}"),
+                }
+            }
+            Action::Fetch(account) => {
+                if let Some((a, b)) = held.pop() {
+                    let step = fetched(Some(&account.to_string()), b"{}");
+                    let advanced =
+                        (sled.advance(a, step.clone(), LEASE, now).await, memory.advance(b, step, LEASE, now).await);
+                    keep(&mut held, advanced);
+                }
+            }
+            Action::Handle => {
+                if let Some((a, b)) = held.pop() {
+                    let step = Step::Handled(EventResult::success("handled"));
+                    let advanced =
+                        (sled.advance(a, step.clone(), LEASE, now).await, memory.advance(b, step, LEASE, now).await);
+                    keep(&mut held, advanced);
+                }
+            }
+            Action::Settle(settlement) => {
+                if let Some((a, b)) = held.pop() {
+                    assert_eq!(sled.settle(a, settlement.clone(), now).await, memory.settle(b, settlement, now).await);
+                }
+            }
+            Action::Amend(event, amendment) => {
+                let id = notification(&event.to_string()).id();
+                assert_eq!(sled.amend(id, amendment.clone(), now).await, memory.amend(id, amendment, now).await);
+            }
+            Action::Pass(seconds) => clock += i64::from(seconds),
+            Action::Reopen => {
+                held.clear();
+                clock += 61;
+                // Lets memory's leases end as sled's do; what this hands out on both sides is let go again.
+                drop(sled);
+                sled = open(directory.path());
+                let both = (sled.claim(Duration::ZERO, at(clock)).await, memory.claim(Duration::ZERO, at(clock)).await);
+                assert_eq!(
+                    both.0.expect("answers").map(|claim| claim.record),
+                    both.1.expect("answers").map(|claim| claim.record)
+                );
+            }
+        }
+        let shown = (sled.list(&Filter::default(), None, 100).await, memory.list(&Filter::default(), None, 100).await);
+        assert_eq!(shown.0, shown.1);
+    }
+}
+
+fn keep(held: &mut Vec<(Claim, Claim)>, advanced: (Result<Advanced, StoreError>, Result<Advanced, StoreError>)) {
+    match advanced {
+        (Ok(Advanced::Proceed(a)), Ok(Advanced::Proceed(b))) => held.push((a, b)),
+        (Ok(Advanced::Waiting), Ok(Advanced::Waiting)) => {}
+        (Err(a), Err(b)) => assert_eq!(a, b),
+        (a, b) => panic!("{a:?} is not {b:?}"),
+    }
+}

@@ -1,0 +1,453 @@
+//! The one thread that writes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretSlice};
+use sled::{Db, IVec, Tree};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::super::agenda::Agenda;
+use super::super::watch::Watches;
+use super::super::{Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec};
+use super::directory::flush;
+use super::index::{Bucket, Pending};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key};
+use super::{failed, find, lock};
+use crate::clock::Timestamp;
+use crate::event::{Change, EventId, EventRecord};
+
+/// Writes that are made durable together at most.
+const BATCH: usize = 1024;
+/// A group of at least this many writes has callers who are likely to be back at once with more.
+const BUSY: usize = 8;
+/// How long the writer then waits for them: a larger group costs hardly more than a small one.
+const GATHER: Duration = Duration::from_micros(120);
+
+/// A write and who waits for it.
+pub(super) enum Write {
+    Record(Arc<EventRecord>, Vec<u8>, oneshot::Sender<Result<Recorded, StoreError>>),
+    Advance(Claim, Step, Timestamp, Timestamp, oneshot::Sender<Result<Advanced, StoreError>>),
+    Settle(Claim, Settlement, Timestamp, oneshot::Sender<Result<(), StoreError>>),
+    Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
+    Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
+}
+
+/// The one thread that writes.
+pub(super) struct Writer {
+    pub(super) db: Db,
+    pub(super) tree: Tree,
+    pub(super) log: PathBuf,
+    pub(super) durability: Durability,
+    pub(super) next: Sequence,
+    pub(super) agenda: Arc<Mutex<Agenda>>,
+    pub(super) changed: Arc<Notify>,
+    pub(super) watches: Arc<Watches>,
+    pub(super) failure: Arc<OnceLock<StoreError>>,
+}
+
+/// Writes that become durable together, and what to do once they are.
+#[derive(Default)]
+struct Group {
+    /// Keys and their new values, in the order in which they are written; nothing for a key that goes.
+    writes: Vec<(IVec, Option<IVec>)>,
+    /// Pages of the index as this group leaves them.
+    index: Pending,
+    /// Records as this group leaves them.
+    records: HashMap<Sequence, Arc<EventRecord>>,
+    sequences: HashMap<EventId, Sequence>,
+    answers: Vec<Answer>,
+}
+
+/// Called with whether the group is durable.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
+
+impl Writer {
+    pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
+        let mut writes = Vec::with_capacity(BATCH);
+        let mut last = 0;
+        while waiting.blocking_recv_many(&mut writes, BATCH) > 0 {
+            if last >= BUSY {
+                std::thread::sleep(GATHER);
+                while writes.len() < BATCH
+                    && let Ok(write) = waiting.try_recv()
+                {
+                    writes.push(write);
+                }
+            }
+            last = writes.len();
+            let mut group = Group::default();
+            for write in writes.drain(..) {
+                self.prepare(&mut group, write);
+            }
+            let durable = self.commit(&mut group);
+            if let Err(error) = &durable {
+                tracing::error!(%error, writes = group.answers.len(), "writes could not be made durable");
+            }
+            if durable.is_ok() {
+                self.watches.moved(group.records.values().map(|record| record.id));
+            }
+            let mut agenda = lock(&self.agenda);
+            for answer in group.answers {
+                answer(durable.clone(), &mut agenda);
+            }
+            drop(agenda);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Makes a group durable. Once that has failed it fails for ever: the log may have a hole, behind which nothing
+    /// that is written later would be found again.
+    fn commit(&self, group: &mut Group) -> Result<(), StoreError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        if group.writes.is_empty() {
+            return Ok(());
+        }
+        let applied = self.apply(std::mem::take(&mut group.writes));
+        let durable = applied.and_then(|()| flush(&self.db, &self.log, self.durability));
+        durable.inspect_err(|error| {
+            let _ = self.failure.set(error.clone());
+        })
+    }
+
+    fn apply(&self, writes: Vec<(IVec, Option<IVec>)>) -> Result<(), StoreError> {
+        for (key, value) in writes {
+            let applied = match value {
+                Some(value) => self.tree.insert(key, value),
+                None => self.tree.remove(key),
+            };
+            applied.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, group: &mut Group, write: Write) {
+        match write {
+            Write::Record(record, encoded, reply) => {
+                let prepared = self.prepare_record(group, &record, encoded);
+                group.answers.push(match prepared {
+                    Ok((sequence, recorded)) => Box::new(move |durable, agenda| {
+                        if durable.is_ok() && recorded == Recorded::New {
+                            agenda.add(sequence, &record);
+                        }
+                        let _ = reply.send(durable.map(|()| recorded));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Advance(claim, step, now, until, reply) => {
+                let prepared = self.prepare_advance(group, claim, step, now);
+                group.answers.push(match prepared {
+                    Ok(claim) => Box::new(move |durable, agenda| {
+                        if durable.is_err() {
+                            agenda.free(claim.sequence, claim.record.due);
+                        }
+                        let advanced = durable.map(|()| {
+                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until);
+                            if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting }
+                        });
+                        let _ = reply.send(advanced);
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Settle(claim, settlement, now, reply) => {
+                let prepared = self.prepare_settle(group, claim, settlement, now);
+                group.answers.push(match prepared {
+                    Ok(claim) => Box::new(move |durable, agenda| {
+                        if durable.is_err() || claim.record.state.is_unfinished() {
+                            agenda.free(claim.sequence, claim.record.due);
+                        } else {
+                            agenda.remove(claim.sequence);
+                        }
+                        let _ = reply.send(durable);
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Amend(id, amendment, now, reply) => {
+                let prepared = self.prepare_amend(group, id, amendment, now);
+                group.answers.push(match prepared {
+                    Ok((sequence, record)) => Box::new(move |durable, agenda| {
+                        if durable.is_ok() {
+                            agenda.add(sequence, &record);
+                        }
+                        let _ = reply.send(durable.map(|()| record));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+            Write::Secret(name, fresh, reply) => {
+                let prepared = self.prepare_secret(group, &name, fresh);
+                group.answers.push(match prepared {
+                    Ok(secret) => Box::new(move |durable, _| {
+                        let _ = reply.send(durable.map(|()| secret));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
+        }
+    }
+
+    fn prepare_record(
+        &mut self,
+        group: &mut Group,
+        record: &Arc<EventRecord>,
+        encoded: Vec<u8>,
+    ) -> Result<(Sequence, Recorded), StoreError> {
+        if let Some((sequence, known)) = self.known(group, record.id)? {
+            return Ok((sequence, Recorded::Duplicate(known.progress())));
+        }
+        let sequence = self.next;
+        self.next += 1;
+        group.put(key(IN_PROGRESS, sequence), encoded);
+        group.leave(sequence, Arc::clone(record));
+        Ok((sequence, Recorded::New))
+    }
+
+    fn prepare_advance(
+        &self,
+        group: &mut Group,
+        mut claim: Claim,
+        step: Step,
+        now: Timestamp,
+    ) -> Result<Claim, StoreError> {
+        let (change, body) = match step {
+            Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
+            Step::Handled(result) => (Change::Handled(result), None),
+        };
+        self.check_lease(&claim, now)?;
+        claim.record.apply(change, now)?;
+        let encoded = codec::encode(&claim.record)?;
+        self.pin(&claim, now)?;
+        if let Some(body) = body {
+            for left in self.tree.scan_prefix(key(BODY, claim.sequence)).keys() {
+                group.remove(&left.map_err(failed)?);
+            }
+            for (chunk, number) in body.chunks(CHUNK).zip(0_u16..) {
+                let mut chunk_key = key(BODY, claim.sequence).to_vec();
+                chunk_key.extend_from_slice(&number.to_be_bytes());
+                group.put(chunk_key, chunk);
+            }
+        }
+        group.put(key(IN_PROGRESS, claim.sequence), encoded);
+        group.leave(claim.sequence, Arc::new(claim.record.clone()));
+        Ok(claim)
+    }
+
+    fn prepare_settle(
+        &self,
+        group: &mut Group,
+        mut claim: Claim,
+        settlement: Settlement,
+        now: Timestamp,
+    ) -> Result<Claim, StoreError> {
+        self.check_lease(&claim, now)?;
+        claim.record.apply(settlement.into(), now)?;
+        let encoded = codec::encode(&claim.record)?;
+        self.pin(&claim, now)?;
+        if claim.record.state.is_unfinished() {
+            group.put(key(IN_PROGRESS, claim.sequence), encoded);
+        } else {
+            let bucket = Bucket::load(&self.tree, &group.index, claim.record.id)?;
+            if !bucket.places().contains(&claim.sequence) {
+                let (page_key, page) = bucket.with(claim.sequence);
+                group.put(page_key, page.clone());
+                group.index.insert(page_key, page);
+            }
+            group.put(key(ENDED, claim.sequence), encoded);
+            group.remove(&key(IN_PROGRESS, claim.sequence));
+        }
+        group.leave(claim.sequence, Arc::new(claim.record.clone()));
+        Ok(claim)
+    }
+
+    fn prepare_amend(
+        &self,
+        group: &mut Group,
+        id: EventId,
+        amendment: Amendment,
+        now: Timestamp,
+    ) -> Result<(Sequence, EventRecord), StoreError> {
+        let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
+        let mut record = EventRecord::clone(&record);
+        record.apply_amendment(amendment.into(), now)?;
+        group.put(key(IN_PROGRESS, sequence), codec::encode(&record)?);
+        group.remove(&key(ENDED, sequence));
+        group.leave(sequence, Arc::new(record.clone()));
+        Ok((sequence, record))
+    }
+
+    fn prepare_secret(
+        &self,
+        group: &mut Group,
+        name: &str,
+        fresh: SecretSlice<u8>,
+    ) -> Result<SecretSlice<u8>, StoreError> {
+        let secret_key = [b"s", name.as_bytes()].concat();
+        if let Some(kept) = self.tree.get(&secret_key).map_err(failed)? {
+            return Ok(kept.to_vec().into());
+        }
+        group.put(secret_key, fresh.expose_secret());
+        Ok(fresh)
+    }
+
+    fn check_lease(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
+        let held = lock(&self.agenda).is_held(claim.sequence, claim.fence, now);
+        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
+    }
+
+    fn pin(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
+        let held = lock(&self.agenda).pin(claim.sequence, claim.fence, now);
+        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
+    }
+
+    /// The event with this id, as the group so far leaves it.
+    fn known(&self, group: &Group, id: EventId) -> Result<Option<(Sequence, Arc<EventRecord>)>, StoreError> {
+        if let Some(sequence) = group.sequences.get(&id) {
+            return Ok(Some((*sequence, Arc::clone(&group.records[sequence]))));
+        }
+        let found = find(&self.tree, &self.agenda, id)?;
+        Ok(found.map(|(sequence, record)| (sequence, Arc::new(record))))
+    }
+}
+
+impl Group {
+    /// Notes how this group leaves an event.
+    fn leave(&mut self, sequence: Sequence, record: Arc<EventRecord>) {
+        self.sequences.insert(record.id, sequence);
+        self.records.insert(sequence, record);
+    }
+
+    fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<IVec>) {
+        self.writes.push((key.as_ref().into(), Some(value.into())));
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        self.writes.push((key.into(), None));
+    }
+}
+
+fn refuse<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreError>>, error: StoreError) -> Answer {
+    Box::new(move |_, _| {
+        let _ = reply.send(Err(error));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SledStore;
+    use super::super::layout::next_sequence;
+    use super::*;
+    use crate::event::State;
+    use crate::store::conformance::{LEASE, at, fetched, notification};
+    use crate::store::{EventStore, Filter};
+
+    /// A crash between any two writes of a group leaves a store that opens, knows every event that was acknowledged
+    /// before, once, and takes the unfinished step again.
+    #[tokio::test]
+    async fn a_group_that_a_crash_left_applied_in_part_is_as_if_it_had_not_begun_or_had_ended() {
+        let long_body = vec![b'x'; 3 * CHUNK];
+        let steps: [&[State]; 4] = [
+            &[State::Received],
+            &[State::Received, State::Fetched],
+            &[State::Fetched, State::Done],
+            &[State::Done, State::Fetched],
+        ];
+        for (step, allowed) in steps.into_iter().enumerate() {
+            for applied in 0.. {
+                let directory = tempfile::tempdir().expect("a directory");
+                let store = SledStore::open(directory.path(), false).expect("opens");
+                store.record(&notification("before"), at(0)).await.expect("recorded");
+                let claim = store.claim(LEASE, at(0)).await.expect("answers").expect("the one before");
+                store.settle(claim, Settlement::Dead("out of the way".into()), at(0)).await.expect("settled");
+                let id = notification("1").id();
+                if step > 0 {
+                    store.record(&notification("1"), at(0)).await.expect("recorded");
+                }
+                let mut claim = None;
+                if step > 1 {
+                    let received = store.claim(LEASE, at(1)).await.expect("answers").expect("the event");
+                    let fetched = store.advance(received, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched");
+                    let Advanced::Proceed(fetched) = fetched else { panic!("nothing is in its way") };
+                    claim = Some(fetched);
+                }
+                if step == 3 {
+                    store.settle(claim.take().expect("held"), Settlement::Done(None), at(2)).await.expect("settled");
+                }
+                if step == 1 {
+                    claim = store.claim(LEASE, at(1)).await.expect("answers");
+                }
+
+                // What the writer would write for the next step, cut off after `applied` writes.
+                let writer = Writer {
+                    db: sled::Config::new().temporary(true).open().expect("opens"),
+                    tree: store.tree.clone(),
+                    log: PathBuf::new(),
+                    durability: Durability::Memory,
+                    next: next_sequence(&store.tree).expect("a number"),
+                    agenda: Arc::clone(&store.agenda),
+                    changed: Arc::default(),
+                    watches: Arc::default(),
+                    failure: Arc::default(),
+                };
+                let mut writer = writer;
+                let mut group = Group::default();
+                match step {
+                    0 => {
+                        let record = Arc::new(EventRecord::new(&notification("1"), at(1)));
+                        let encoded = codec::encode(&record).expect("encodes");
+                        writer.prepare_record(&mut group, &record, encoded).map(drop)
+                    }
+                    1 => writer
+                        .prepare_advance(&mut group, claim.take().expect("held"), fetched(None, &long_body), at(2))
+                        .map(drop),
+                    2 => writer
+                        .prepare_settle(&mut group, claim.take().expect("held"), Settlement::Done(None), at(2))
+                        .map(drop),
+                    _ => writer.prepare_amend(&mut group, id, Amendment::Rerun, at(3)).map(drop),
+                }
+                .expect("prepared");
+                let cut = std::mem::take(&mut group.writes);
+                let is_whole = applied >= cut.len();
+                writer.apply(cut.into_iter().take(applied).collect()).expect("applied");
+                drop((writer, store));
+
+                let store = SledStore::open(directory.path(), false).expect("opens");
+                let event = store.event(id).await.expect("answers");
+                if let Some(event) = &event {
+                    assert!(allowed.contains(&event.state), "step {step} after {applied} writes: {}", event.state);
+                } else {
+                    assert!(step == 0 && !is_whole, "step {step} after {applied} writes: gone");
+                }
+                // Another event takes the next place, and neither is confused with the other.
+                let fresh = store.record(&notification("2"), at(9)).await.expect("recorded");
+                assert_eq!(fresh, Recorded::New);
+                let again = store.record(&notification("1"), at(9)).await.expect("recorded");
+                assert_eq!(again == Recorded::New, event.is_none(), "step {step} after {applied} writes");
+                let page = store.list(&Filter::default(), None, 10).await.expect("listed");
+                let mut ids: Vec<_> = page.events.iter().map(|event| event.id).collect();
+                ids.dedup();
+                assert_eq!(ids.len(), 3, "step {step} after {applied} writes: {page:?}");
+                let mut claimable = 0;
+                while let Some(claim) = store.claim(LEASE, at(10)).await.expect("answers") {
+                    claimable += 1;
+                    if claim.event().id == id && claim.event().state == State::Received {
+                        store.advance(claim, fetched(None, b"short"), LEASE, at(10)).await.expect("fetched");
+                        assert_eq!(store.body(id).await.expect("read").as_deref(), Some(&b"short"[..]));
+                    }
+                }
+                let is_unfinished =
+                    store.event(id).await.expect("answers").is_some_and(|event| event.state.is_unfinished());
+                assert_eq!(claimable, 1 + usize::from(is_unfinished), "step {step} after {applied} writes");
+                if is_whole {
+                    break;
+                }
+            }
+        }
+    }
+}
