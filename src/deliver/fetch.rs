@@ -1,7 +1,7 @@
 //! received → fetched: the event's body, as the marketplace gives it.
 
 use super::StageError;
-use crate::event::{Event, EventUrl, Facts};
+use crate::event::{Event, EventUrl};
 use crate::marketplace::{Fetched, MarketplaceClient};
 
 /// A body as received, and what was understood of it.
@@ -9,17 +9,6 @@ use crate::marketplace::{Fetched, MarketplaceClient};
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     pub(super) event: Event,
-}
-
-impl Body {
-    /// What the store needs of it.
-    pub(super) fn facts(&self) -> Facts {
-        Facts {
-            kind: self.event.kind.clone(),
-            flag: self.event.flag.clone(),
-            account: self.event.account_identifier().map(str::to_owned),
-        }
-    }
 }
 
 /// Reads the event from its marketplace.

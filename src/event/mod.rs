@@ -11,6 +11,8 @@ mod notification;
 mod outcome;
 mod progress;
 mod query;
+mod subscription;
+mod timeline;
 mod url;
 mod xml;
 
@@ -22,6 +24,8 @@ pub use id::EventId;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
 pub use outcome::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
-pub use progress::{Change, EventRecord, Facts, IllegalChange, Progress, State};
+pub use progress::{Change, EventRecord, Facts, IllegalChange, State};
 pub use query::{NotificationQuery, QueryError};
+pub use subscription::Subscription;
+pub use timeline::{Timeline, TimelineStep};
 pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES};

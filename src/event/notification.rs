@@ -1,4 +1,5 @@
 use super::{EventId, EventType, EventUrl};
+use crate::clock::Timestamp;
 
 /// A marketplace's word that something happened, checked and ready to be recorded.
 ///
@@ -11,6 +12,7 @@ pub struct Notification {
     url: EventUrl,
     announced: Option<EventType>,
     parameters: String,
+    answer_by: Option<Timestamp>,
 }
 
 impl Notification {
@@ -20,7 +22,19 @@ impl Notification {
     /// other query parameters, kept as they came.
     #[must_use]
     pub fn new(integration: String, url: EventUrl, announced: Option<EventType>, parameters: String) -> Self {
-        Self { id: EventId::of(&integration, &url), integration, url, announced, parameters }
+        Self { id: EventId::of(&integration, &url), integration, url, announced, parameters, answer_by: None }
+    }
+
+    /// The same from a caller that waits for the result until `moment`, if its type is one that is waited for.
+    #[must_use]
+    pub fn answered_by(self, moment: Option<Timestamp>) -> Self {
+        Self { answer_by: moment, ..self }
+    }
+
+    /// Until when its caller waits for the result.
+    #[must_use]
+    pub const fn answer_by(&self) -> Option<Timestamp> {
+        self.answer_by
     }
 
     /// The event's id.

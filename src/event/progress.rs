@@ -3,7 +3,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{EventId, EventResult, EventType, Flag, Notification};
+use super::subscription::status_on_success;
+use super::{
+    AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, Notification, Subscription, Timeline,
+};
 use crate::clock::Timestamp;
 
 /// How far an event got.
@@ -103,15 +106,18 @@ pub struct EventRecord {
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-}
-
-/// What a duplicate notification is told of the event it repeats.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// How far the event got.
-    pub state: State,
-    /// What it came to, if it is known.
-    pub result: Option<EventResult>,
+    /// The status its account has once it has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_on_success: Option<AccountStatus>,
+    /// Until when the caller of its first notification waits for the result, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_by: Option<Timestamp>,
+    /// Whether its result is left to that caller's answer, to be reported only if no answer is given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_to_answer: bool,
+    /// What it went through.
+    #[serde(default, skip_serializing_if = "Timeline::is_empty")]
+    pub timeline: Timeline,
 }
 
 /// What a body says that is needed without reading the body again.
@@ -123,6 +129,21 @@ pub struct Facts {
     pub flag: Option<Flag>,
     /// The account it is about, by which events are kept in order (G5).
     pub account: Option<String>,
+    /// The status that account has once the event has succeeded.
+    pub status_on_success: Option<AccountStatus>,
+}
+
+impl Facts {
+    /// What `event` says.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        Self {
+            kind: event.kind.clone(),
+            flag: event.flag.clone(),
+            account: event.account_identifier().map(str::to_owned),
+            status_on_success: status_on_success(event),
+        }
+    }
 }
 
 /// One step of an event.
@@ -134,6 +155,14 @@ pub enum Change {
     Handled(EventResult),
     /// Nothing is left to do: `fetched` (pings, notices) | `handled` → `done`. A note says why, if the reason is odd.
     Done(Option<String>),
+    /// A caller waits for the result, and is to be answered with it; `handled`, to be reported at `until` if no
+    /// answer was given.
+    LeftToAnswer {
+        /// When its caller waits no longer.
+        until: Timestamp,
+    },
+    /// The result was given in the answer to a notification: `handled` and left to it → `done`.
+    Answered,
     /// The product answers later: `fetched` → `deferred`.
     Deferred,
     /// An attempt failed for a passing reason; the next may be made at `due`.
@@ -182,6 +211,10 @@ impl EventRecord {
             account: None,
             result: None,
             last_error: None,
+            status_on_success: None,
+            answer_by: notification.answer_by(),
+            left_to_answer: false,
+            timeline: Timeline::default(),
         }
     }
 
@@ -191,50 +224,74 @@ impl EventRecord {
         self.flag == Some(Flag::Stateless) || self.kind == Some(EventType::SubscriptionNotice)
     }
 
-    /// What a duplicate is told.
+    /// Whether a caller waits for the result at `now`, and could be answered with it.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress { state: self.state, result: self.result.clone() }
+    pub fn is_waited_for(&self, now: Timestamp) -> bool {
+        self.answer_by.is_some_and(|moment| now < moment)
     }
 
-    /// Takes one step. The only way a record changes, whatever the store.
+    /// Takes one step. The only way a record changes, whatever the store. Returns how the step leaves the event's
+    /// account, which is stored with the record.
     ///
     /// # Errors
     /// If the state does not allow the step; the record is then unchanged.
-    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<(), IllegalChange> {
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<Option<Subscription>, IllegalChange> {
+        let mut subscription = None;
         let illegal = |step| Err(IllegalChange { state: self.state, step });
         match (change, self.state) {
             (Change::Fetched(facts), State::Received) => {
+                let mismatch = self.announced.as_ref().filter(|announced| **announced != facts.kind);
+                let mismatch = mismatch.map(|announced| {
+                    format!("announced as {announced}; by its body it is {}, which counts", facts.kind)
+                });
                 self.state = State::Fetched;
                 self.kind = Some(facts.kind);
                 self.flag = facts.flag;
                 self.account = facts.account;
-                self.progressed(now);
+                self.status_on_success = facts.status_on_success;
+                self.progressed(now, "fetched", mismatch.as_deref());
             }
             (Change::Handled(result), State::Fetched | State::Deferred | State::Dead) => {
                 self.state = State::Handled;
+                let note = if result.success { None } else { result.error_code.as_ref().map(ErrorCode::as_str) };
+                self.progressed(now, "handled", note);
+                if result.success {
+                    subscription = self.subscription(result.account_identifier.as_ref());
+                }
                 self.result = Some(result);
                 self.worked_since = now;
-                self.progressed(now);
             }
             (Change::Done(note), State::Fetched | State::Handled) => {
+                if self.state == State::Fetched {
+                    subscription = self.subscription(None);
+                }
                 self.state = State::Done;
-                self.progressed(now);
+                self.progressed(now, "done", note.as_deref());
                 self.last_error = note;
+            }
+            (Change::LeftToAnswer { until }, State::Handled) => {
+                self.left_to_answer = true;
+                self.due = until;
+            }
+            (Change::Answered, State::Handled) if self.left_to_answer => {
+                self.state = State::Done;
+                self.progressed(now, "done", Some("the result was given in the answer to the notification"));
             }
             (Change::Deferred, State::Fetched) => {
                 self.state = State::Deferred;
-                self.progressed(now);
+                self.progressed(now, "deferred", None);
             }
             (Change::Retry { due, error }, State::Received | State::Fetched | State::Handled) => {
                 self.attempts = self.attempts.saturating_add(1);
                 self.failures = self.failures.saturating_add(1);
                 self.due = due;
+                self.timeline.note(now, "failed", Some(&error));
                 self.last_error = Some(error);
             }
             (Change::Dead(reason), State::Received | State::Fetched | State::Handled) => {
                 self.state = State::Dead;
                 self.attempts = self.attempts.saturating_add(1);
+                self.timeline.note(now, "dead", Some(&reason));
                 self.last_error = Some(reason);
             }
             (Change::Rerun, State::Dead | State::Deferred | State::Done) => {
@@ -248,35 +305,55 @@ impl EventRecord {
                     self.result = None;
                 }
                 self.worked_since = now;
-                self.progressed(now);
+                self.answer_by = None;
+                self.progressed(now, "rerun", None);
             }
             (Change::Fetched(_), _) => return illegal("fetched"),
             (Change::Handled(_), _) => return illegal("handled"),
             (Change::Done(_), _) => return illegal("done"),
+            (Change::LeftToAnswer { .. } | Change::Answered, _) => return illegal("answered"),
             (Change::Deferred, _) => return illegal("deferred"),
             (Change::Retry { .. }, _) => return illegal("retried"),
             (Change::Dead(_), _) => return illegal("given up"),
             (Change::Rerun, _) => return illegal("run again"),
         }
         self.updated_at = now;
-        Ok(())
+        Ok(subscription)
     }
 
     /// Takes a step from outside, on an event nobody works on.
     ///
     /// # Errors
     /// If a worker may be at it, or the state does not allow the step; the record is then unchanged.
-    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<(), IllegalChange> {
-        if self.state.is_unfinished() {
+    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<Subscription>, IllegalChange> {
+        if self.state.is_unfinished() && change != Change::Answered {
             return Err(IllegalChange { state: self.state, step: "changed from outside while it is worked on" });
         }
         self.apply(change, now)
     }
 
-    fn progressed(&mut self, now: Timestamp) {
+    /// The event's account as its success leaves it. An order names its account in its result.
+    fn subscription(&self, named: Option<&String>) -> Option<Subscription> {
+        // A ping changes nothing (G7).
+        if self.flag == Some(Flag::Stateless) {
+            return None;
+        }
+        Some(Subscription {
+            integration: self.integration.clone(),
+            account: named.or(self.account.as_ref())?.clone(),
+            marketplace: self.marketplace.clone(),
+            status: self.status_on_success.clone()?,
+            event: self.id,
+            as_of: self.received_at,
+        })
+    }
+
+    fn progressed(&mut self, now: Timestamp, step: &'static str, note: Option<&str>) {
+        self.timeline.note(now, step, note);
         self.due = now;
         self.failures = 0;
         self.last_error = None;
+        self.left_to_answer = false;
     }
 }
 
@@ -294,12 +371,14 @@ mod tests {
     }
 
     fn any_change() -> impl Strategy<Value = Change> {
-        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None };
+        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None, status_on_success: None };
         prop_oneof![
             Just(Change::Fetched(facts)),
             any::<bool>().prop_map(|success| Change::Handled(EventResult { success, ..EventResult::success("") })),
             Just(Change::Done(None)),
             Just(Change::Deferred),
+            Just(Change::LeftToAnswer { until: Timestamp::from_millis(9) }),
+            Just(Change::Answered),
             Just(Change::Retry { due: Timestamp::from_millis(9), error: "passing".into() }),
             Just(Change::Dead("for good".into())),
             Just(Change::Rerun),
@@ -316,6 +395,7 @@ mod tests {
                 if record.apply(change, now).is_err() {
                     prop_assert_eq!(&record, &before);
                 }
+                prop_assert!(!record.left_to_answer || record.state == State::Handled);
                 match record.state {
                     State::Received => prop_assert!(record.kind.is_none() && record.result.is_none()),
                     State::Fetched | State::Deferred => prop_assert!(record.kind.is_some() && record.result.is_none()),
@@ -330,7 +410,7 @@ mod tests {
     #[test]
     fn a_dead_event_with_a_result_is_reported_again_and_not_handled_again() {
         let mut record = recorded();
-        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None };
+        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None, status_on_success: None };
         let result = EventResult::success("bought");
         let changes =
             [Change::Fetched(facts), Change::Handled(result.clone()), Change::Dead("gone".into()), Change::Rerun];
