@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use doorbell::event::{AccountIdentifier, ErrorCode};
 use doorbell::handler::{NewAccount, SubscriptionCancel, SubscriptionOrder};
-use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
+use doorbell::{EventHandler, Handled, Outcome, async_trait};
 use tokio::sync::Mutex;
 
 /// A product that gives every customer a workspace, up to a limit.
@@ -34,7 +34,7 @@ impl EventHandler for Workspaces {
         }
         let name = done.unwrap_or_else(|| format!("workspace-{}", open.len() + 1));
         open.insert(name.clone(), event_id);
-        let account = AccountIdentifier::new(name).map_err(retry)?;
+        let account = AccountIdentifier::new(name)?;
         Ok(Outcome::account(account, "your workspace is ready"))
     }
 

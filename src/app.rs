@@ -194,6 +194,7 @@ pub fn integrations(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<deliv
         });
         Ok(deliver::Integration {
             name: configured.name.clone(),
+            answers: configured.answer.clone(),
             marketplaces: marketplaces.collect::<Result<_, _>>()?,
         })
     };

@@ -44,4 +44,4 @@ mod telemetry;
 
 pub use async_trait::async_trait;
 pub use cli::{run, run_configured};
-pub use handler::{EventHandler, Handled, Outcome, Retry, retry};
+pub use handler::{EventHandler, Handled, HandlerError, Outcome, retry};

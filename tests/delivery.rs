@@ -11,7 +11,7 @@ use doorbell::handler::{
     Accept, AddonOrder, NewAccount, SubscriptionCancel, SubscriptionNotice, SubscriptionOrder, UserAssignment,
 };
 use doorbell::store::memory::MemoryStore;
-use doorbell::{EventHandler, Handled, Outcome, Retry, retry};
+use doorbell::{EventHandler, Handled, HandlerError, Outcome, retry};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -254,7 +254,7 @@ impl Noting {
 
 #[async_trait]
 impl EventHandler for Noting {
-    async fn subscription_notice(&self, _: SubscriptionNotice) -> Result<(), Retry> {
+    async fn subscription_notice(&self, _: SubscriptionNotice) -> Result<(), HandlerError> {
         self.note("subscription_notice");
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
 use doorbell::async_trait;
 use doorbell::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use doorbell::event::{EventId, EventRecord, Notification};
+use doorbell::event::{EventId, EventRecord, Notification, Subscription};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
@@ -281,6 +281,12 @@ impl EventStore for Broken {
     }
     async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
         self.0.amend(id, amendment, now).await
+    }
+    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+        self.0.hasten(id, now).await
+    }
+    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError> {
+        self.0.subscription(integration, account).await
     }
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
         self.0.event(id).await

@@ -97,9 +97,30 @@ async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> 
     let id = parse_id(&id)?;
     let event = office.store.event(id).await?.ok_or_else(unknown_event)?;
     let body = office.store.body(id).await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let (timeline, forgotten) = (timeline(&event), event.timeline.forgotten());
     let mut shown = json!(Summary::from(event));
+    shown["timeline"] = json!(timeline);
+    shown["timelineForgotten"] = json!(forgotten);
     shown["body"] = json!(body);
     Ok(HttpResponse::Ok().json(shown))
+}
+
+/// One line of an event's timeline.
+#[derive(Serialize)]
+struct Moment {
+    at: String,
+    step: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// What happened to an event, from its receipt on.
+fn timeline(event: &EventRecord) -> Vec<Moment> {
+    let announced = event.announced.as_ref().map(|announced| format!("announced as {announced}"));
+    let received = Moment { at: event.received_at.to_string(), step: "received".to_owned(), note: announced };
+    let steps = event.timeline.steps().iter();
+    let steps = steps.map(|step| Moment { at: step.at.to_string(), step: step.step.clone(), note: step.note.clone() });
+    std::iter::once(received).chain(steps).collect()
 }
 
 async fn retry(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {

@@ -1,5 +1,6 @@
 //! What can be configured, checked before anything is opened or bound.
 
+mod answers;
 mod load;
 mod secret;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::event::BaseUrl;
 
+pub use answers::{Answer, Answers};
 pub use load::{ConfigError, DEFAULTS, Origin};
 pub use secret::Secret;
 
@@ -150,6 +152,9 @@ pub struct Integration {
     pub name: String,
     /// How the marketplace authenticates to us.
     pub outbound: Outbound,
+    /// Which types of event are answered with their result.
+    #[serde(default)]
+    pub answer: Answers,
     /// Where its events may lie.
     pub marketplaces: Vec<Marketplace>,
 }

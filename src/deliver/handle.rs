@@ -7,24 +7,27 @@ use tracing::Instrument;
 
 use super::StageError;
 use super::fetch::Body;
-use crate::event::EventRecord;
+use crate::event::{EventRecord, Subscription};
 use crate::handler::{Dispatched, EventHandler, dispatch};
 
-/// Runs the handler on an event that is not a ping.
+/// Runs the handler on an event that is not a ping; `subscription` is that of the account a status event asks about.
 pub(super) async fn handle(
     handler: Arc<dyn EventHandler>,
-    record: EventRecord,
-    body: Body,
+    (record, body, subscription): (EventRecord, Body, Option<Subscription>),
     limit: Duration,
 ) -> Result<Dispatched, StageError> {
     let span = tracing::Span::current();
     // A task of its own, so that a panic ends the run and not the worker.
-    let run =
-        tokio::spawn(async move { dispatch(handler.as_ref(), &record, body.event, body.bytes).await }.instrument(span));
+    let run = tokio::spawn(
+        async move { dispatch(handler.as_ref(), &record, body.event, body.bytes, subscription).await }.instrument(span),
+    );
     let abort = run.abort_handle();
     match tokio::time::timeout(limit, run).await {
         Ok(Ok(Ok(dispatched))) => Ok(dispatched),
-        Ok(Ok(Err(retry))) => Err(StageError::passing(format!("the handler asks to be run again: {retry}"))),
+        Ok(Ok(Err(error))) if error.may_pass() => {
+            Err(StageError::passing(format!("the handler asks to be run again: {error}")))
+        }
+        Ok(Ok(Err(error))) => Err(StageError::for_good(format!("the handler made no valid result: {error}"))),
         Ok(Err(panic)) => Err(StageError::passing(format!("the handler panicked: {}", message_of(panic)))),
         Err(_) => {
             abort.abort();

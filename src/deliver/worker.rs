@@ -10,8 +10,9 @@ use super::fetch::{Body, fetch, understand};
 use super::handle::handle;
 use super::report::report;
 use super::{RetrySchedule, StageError, TryAgain};
-use crate::clock::Clock;
-use crate::event::{EventRecord, EventUrl, State};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Answers;
+use crate::event::{EventRecord, EventType, EventUrl, Facts, State, Subscription};
 use crate::handler::{Dispatched, EventHandler};
 use crate::marketplace::MarketplaceClient;
 use crate::store::{Advanced, Claim, EventStore, Settlement, Step, StoreError};
@@ -26,6 +27,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 pub struct Integration {
     /// Its name, as records have it.
     pub name: String,
+    /// Which types of event are answered with their result.
+    pub answers: Answers,
     /// Its marketplaces.
     pub marketplaces: Vec<MarketplaceClient>,
 }
@@ -132,6 +135,7 @@ impl Worker {
             marketplace = event.marketplace,
             attempt = event.attempts + 1,
             event.type = tracing::field::Empty,
+            event.flag = tracing::field::Empty,
         );
         if let Err(error) = self.pass_stages(claim).instrument(span.clone()).await {
             // Nothing is lost: the event is as the store last had it, and is claimed again.
@@ -195,7 +199,7 @@ impl Worker {
         {
             tracing::warn!(announced = %announced, "the event is a {} by its body, which counts", body.event.kind);
         }
-        let step = Step::Fetched { facts: body.facts(), body: body.bytes.clone() };
+        let step = Step::Fetched { facts: Facts::of(&body.event), body: body.bytes.clone() };
         Ok(match self.store.advance(claim, step, self.lease(), self.clock.now()).await? {
             Advanced::Proceed(claim) => Stage::Next(claim, Some(body)),
             Advanced::Waiting => Stage::Over,
@@ -214,12 +218,18 @@ impl Worker {
             Ok(body) => body,
             Err(error) => return self.fail(claim, error).await.map(|()| Stage::Over),
         };
-        tracing::Span::current().record("event.type", body.event.kind.as_str());
+        let span = tracing::Span::current();
+        span.record("event.type", body.event.kind.as_str());
+        if let Some(flag) = &body.event.flag {
+            span.record("event.flag", flag.as_str());
+        }
         if body.event.is_ping() {
             tracing::info!("ping answered; no handler runs for it");
             return self.settle(claim, Settlement::Done(None)).await.map(|()| Stage::Over);
         }
-        let handled = handle(Arc::clone(&self.handler), claim.event().clone(), body, self.handler_timeout).await;
+        let subscription = self.subscription(claim.event()).await?;
+        let run = (claim.event().clone(), body, subscription);
+        let handled = Box::pin(handle(Arc::clone(&self.handler), run, self.handler_timeout)).await;
         match handled {
             Ok(Dispatched::Result(result)) => {
                 let advanced = self.store.advance(claim, Step::Handled(result), self.lease(), self.clock.now()).await?;
@@ -234,12 +244,32 @@ impl Worker {
         }
     }
 
+    /// How the account stands that a status event asks about.
+    async fn subscription(&self, event: &EventRecord) -> Result<Option<Subscription>, StoreError> {
+        match (&event.kind, &event.account) {
+            (Some(EventType::SubscriptionStatus), Some(account)) => {
+                self.store.subscription(&event.integration, account).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Until when the result of an event is left to its caller's answer.
+    fn left_to_answer(&self, event: &EventRecord) -> Option<Timestamp> {
+        let integration = self.integrations.iter().find(|integration| integration.name == event.integration)?;
+        let waits = event.kind.as_ref().is_some_and(|kind| integration.answers.wait_for(kind));
+        event.answer_by.filter(|moment| waits && self.clock.now() < *moment)
+    }
+
     async fn report_stage(
         &self,
         claim: Claim,
         marketplace: &MarketplaceClient,
         url: &EventUrl,
     ) -> Result<Stage, StoreError> {
+        if let Some(until) = self.left_to_answer(claim.event()) {
+            return self.settle(claim, Settlement::LeftToAnswer { until }).await.map(|()| Stage::Over);
+        }
         let Some(result) = claim.event().result.clone() else {
             let error = StageError::for_good("the result that was stored is gone");
             return self.fail(claim, error).await.map(|()| Stage::Over);
@@ -276,7 +306,7 @@ impl Worker {
         match &settlement {
             Settlement::Dead(reason) => tracing::error!(reason, "event is dead and waits for an operator"),
             Settlement::Retry { due, error } => tracing::warn!(error, next_try = %due, "attempt failed"),
-            Settlement::Done(_) | Settlement::Deferred => {}
+            Settlement::Done(_) | Settlement::LeftToAnswer { .. } | Settlement::Deferred => {}
         }
         self.settle(claim, settlement).await
     }

@@ -285,11 +285,13 @@ impl EventRecord {
                 self.attempts = self.attempts.saturating_add(1);
                 self.failures = self.failures.saturating_add(1);
                 self.due = due;
+                self.left_to_answer = false;
                 self.timeline.note(now, "failed", Some(&error));
                 self.last_error = Some(error);
             }
             (Change::Dead(reason), State::Received | State::Fetched | State::Handled) => {
                 self.state = State::Dead;
+                self.left_to_answer = false;
                 self.attempts = self.attempts.saturating_add(1);
                 self.timeline.note(now, "dead", Some(&reason));
                 self.last_error = Some(reason);

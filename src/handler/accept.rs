@@ -1,9 +1,9 @@
 use async_trait::async_trait;
 
 use super::{
-    AddonBinding, AddonCancel, AddonChange, AddonOrder, AssignedUser, Context, EventHandler, Handled, NewAccount,
-    OtherEvent, Outcome, Retry, SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder,
-    SubscriptionStatus, UserAssignment, UserUnassignment, retry,
+    AddonBinding, AddonCancel, AddonChange, AddonOrder, AssignedUser, Context, EventHandler, Handled, HandlerError,
+    NewAccount, OtherEvent, Outcome, SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder,
+    UserAssignment, UserUnassignment,
 };
 use crate::event::{Account, AccountIdentifier};
 
@@ -14,7 +14,7 @@ pub struct Accept;
 
 /// An account of our own invention: the same at every run of one event.
 fn invented_account(context: &Context) -> Handled<NewAccount> {
-    let account = AccountIdentifier::new(format!("account-{}", context.event_id)).map_err(retry)?;
+    let account = AccountIdentifier::new(format!("account-{}", context.event_id))?;
     tracing::info!(account = account.as_str(), "accepted, and invented an account");
     Ok(Outcome::account(account, "accepted"))
 }
@@ -39,12 +39,8 @@ impl EventHandler for Accept {
         accepted(&event.account)
     }
 
-    async fn subscription_notice(&self, event: SubscriptionNotice) -> Result<(), Retry> {
+    async fn subscription_notice(&self, event: SubscriptionNotice) -> Result<(), HandlerError> {
         accepted(&event.account).map(|_| ())
-    }
-
-    async fn subscription_status(&self, event: SubscriptionStatus) -> Handled {
-        accepted(&event.account)
     }
 
     async fn user_assignment(&self, event: UserAssignment) -> Handled<AssignedUser> {

@@ -1,11 +1,11 @@
 //! From an event to the one method it belongs to.
 
 use super::{
-    AddonBinding, AddonCancel, AddonChange, AddonOrder, Context, EventHandler, OtherEvent, Outcome, Retry,
+    AddonBinding, AddonCancel, AddonChange, AddonOrder, Context, EventHandler, HandlerError, OtherEvent, Outcome,
     SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder, SubscriptionStatus, UserAssignment,
     UserUnassignment, UserUpdated,
 };
-use crate::event::{Event, EventRecord, EventResult, EventType};
+use crate::event::{Event, EventRecord, EventResult, EventType, Subscription};
 
 /// What a handler made of an event, whatever its family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,8 @@ pub(crate) async fn dispatch(
     record: &EventRecord,
     event: Event,
     body: Vec<u8>,
-) -> Result<Dispatched, Retry> {
+    subscription: Option<Subscription>,
+) -> Result<Dispatched, HandlerError> {
     let context = Context {
         event_id: record.id,
         event_type: event.kind.clone(),
@@ -74,9 +75,10 @@ pub(crate) async fn dispatch(
             handler.subscription_notice(event).await?;
             return Ok(Dispatched::NoResult);
         }
-        EventType::SubscriptionStatus => {
-            handler.subscription_status(SubscriptionStatus { context, account }).await?.map(EventResult::from)
-        }
+        EventType::SubscriptionStatus => handler
+            .subscription_status(SubscriptionStatus { context, account, subscription })
+            .await?
+            .map(EventResult::from),
         EventType::UserAssignment => {
             let event = UserAssignment { context, account, user: user.unwrap_or_default() };
             handler.user_assignment(event).await?.map(EventResult::from)

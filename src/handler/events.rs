@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Account, Company, Event, EventId, EventType, Flag, Link, Notice, Order, User};
+use crate::event::{Account, Company, Event, EventId, EventType, Flag, Link, Notice, Order, Subscription, User};
 
 /// What every event has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct SubscriptionStatus {
     pub context: Context,
     /// Whose subscription.
     pub account: Account,
+    /// How it stands by the events so far; nothing if none of them told of the account.
+    pub subscription: Option<Subscription>,
 }
 
 /// A user is given a seat.

@@ -9,7 +9,7 @@ use std::fmt;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::event::{AccountIdentifier, ErrorCode, EventResult};
+use crate::event::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
 
 pub use accept::Accept;
 pub use events::{
@@ -19,8 +19,8 @@ pub use events::{
 
 pub(crate) use dispatch::{Dispatched, dispatch};
 
-/// What a handler made of an event, or a [`Retry`] if it could not tell yet.
-pub type Handled<C = Completed> = Result<Outcome<C>, Retry>;
+/// What a handler made of an event, or a [`HandlerError`] if it could not tell.
+pub type Handled<C = Completed> = Result<Outcome<C>, HandlerError>;
 
 /// What a handler made of an event. `C` is what success must bring along.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,17 +67,35 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// Something that may pass stood in the way: run the handler again later.
+/// Why a handler has no outcome.
 ///
-/// Made by [`retry`] only. There is no conversion from errors by `?`, because whether an error may pass is a
-/// decision, and a wrong guess either repeats the impossible for a day or drops a customer's purchase.
+/// [`retry`] makes one that may pass. There is no conversion by `?` from errors at large, because whether an error may
+/// pass is a decision, and a wrong guess either repeats the impossible for a day or drops a customer's purchase. The
+/// one exception is an identifier that is empty, which never passes: the event is dead at once, with that reason.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct Retry(String);
+#[error("{reason}")]
+pub struct HandlerError {
+    reason: String,
+    may_pass: bool,
+}
 
-/// Marks an error as one that may pass.
-pub fn retry(error: impl fmt::Display) -> Retry {
-    Retry(error.to_string())
+impl HandlerError {
+    /// Whether the handler asks to be run again.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        self.may_pass
+    }
+}
+
+impl From<EmptyIdentifier> for HandlerError {
+    fn from(error: EmptyIdentifier) -> Self {
+        Self { reason: error.to_string(), may_pass: false }
+    }
+}
+
+/// Marks an error as one that may pass: the handler is run again later.
+pub fn retry(error: impl fmt::Display) -> HandlerError {
+    HandlerError { reason: error.to_string(), may_pass: true }
 }
 
 impl<C> Outcome<C> {
@@ -143,14 +161,19 @@ pub trait EventHandler: Send + Sync + 'static {
 
     /// The marketplace tells of a state it has set: deactivated, reactivated, closed. No result is reported, so
     /// there is nothing to reject.
-    async fn subscription_notice(&self, event: SubscriptionNotice) -> Result<(), Retry> {
+    async fn subscription_notice(&self, event: SubscriptionNotice) -> Result<(), HandlerError> {
         let _ = event;
         Ok(())
     }
 
-    /// The marketplace asks how a subscription stands.
+    /// The marketplace asks how a subscription stands. Answered from the events so far, unless the product knows
+    /// better.
     async fn subscription_status(&self, event: SubscriptionStatus) -> Handled {
-        Ok(unsupported(&event.context))
+        let account = event.account.account_identifier.as_deref().unwrap_or_default();
+        Ok(match event.subscription {
+            Some(subscription) => Outcome::completed(subscription.status.as_str()),
+            None => Outcome::rejected(ErrorCode::AccountNotFound, format!("there is no account {account:?} here")),
+        })
     }
 
     /// A user is given a seat.

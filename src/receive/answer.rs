@@ -9,6 +9,7 @@ use actix_web::http::header::{
 use actix_web::mime::Mime;
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 
+use super::given::Given;
 use crate::authenticate::AuthenticationError;
 use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
 use crate::store::StoreError;
@@ -145,11 +146,21 @@ impl Format {
 
     /// An answer with a result body.
     pub(super) fn result(self, status: StatusCode, result: &EventResult) -> HttpResponse {
-        let (content_type, body) = match self {
+        let (content_type, body) = self.write(result);
+        HttpResponse::build(status).insert_header((CONTENT_TYPE, content_type)).body(body)
+    }
+
+    /// The answer that gives a result, and what to do once it is given.
+    pub(super) fn giving(self, result: &EventResult, given: impl FnOnce() + Unpin + 'static) -> HttpResponse {
+        let (content_type, body) = self.write(result);
+        HttpResponse::Ok().insert_header((CONTENT_TYPE, content_type)).body(Given::new(body, given))
+    }
+
+    fn write(self, result: &EventResult) -> (&'static str, Vec<u8>) {
+        match self {
             Self::Json => ("application/json", serde_json::to_vec(result).unwrap_or_default()),
             Self::Xml => ("application/xml", result.to_xml().into_bytes()),
-        };
-        HttpResponse::build(status).insert_header((CONTENT_TYPE, content_type)).body(body)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A notification passes through here in one order only: authenticate, check the event URL, record, answer.
 
 mod answer;
+mod given;
 mod health;
 mod notifications;
 mod token;
@@ -13,7 +14,7 @@ use actix_web::web;
 
 use crate::authenticate::Issuer;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Answers, Config};
 use crate::event::BaseUrl;
 use crate::store::EventStore;
 
@@ -32,6 +33,7 @@ pub struct Door {
 /// An integration as the door sees it.
 struct Integration {
     name: String,
+    answers: Answers,
     marketplaces: Vec<BaseUrl>,
 }
 
@@ -41,6 +43,7 @@ impl Door {
     pub fn new(config: &Config, store: Arc<dyn EventStore>, issuer: Issuer, clock: Arc<dyn Clock>) -> Self {
         let integrations = config.integrations.iter().map(|integration| Integration {
             name: integration.name.clone(),
+            answers: integration.answer.clone(),
             marketplaces: integration.marketplaces.iter().map(|marketplace| marketplace.base_url.clone()).collect(),
         });
         Self {

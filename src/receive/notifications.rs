@@ -3,125 +3,223 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::future::{Ready, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Fault, Format, Refusal};
 use super::{Door, Integration};
 use crate::authenticate::{AuthenticationError, Caller};
-use crate::event::{EventId, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State};
-use crate::store::{Recorded, Watch};
+use crate::config::Answers;
+use crate::event::{
+    EventId, EventRecord, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State,
+};
+use crate::store::{Amendment, Recorded, StoreError, Watch};
 
-/// How long the URL for all types waits for the body to tell what was notified. A marketplace waits five seconds.
+/// How long a marketplace waits for an answer. A result that is ready later is reported.
+const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer is held back for the result, at most.
+const RESULT_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a URL for several types waits for the body to tell what was notified.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The routes for one type of event each, and the type they stand for. A contract with every marketplace.
-const TYPED_ROUTES: [(&str, Option<EventType>); 9] = [
-    ("create", Some(EventType::SubscriptionOrder)),
-    ("upgrade", Some(EventType::SubscriptionChange)),
-    ("cancel", Some(EventType::SubscriptionCancel)),
-    ("notify", Some(EventType::SubscriptionNotice)),
-    ("assign", Some(EventType::UserAssignment)),
-    ("unassign", Some(EventType::UserUnassignment)),
-    ("event-status", Some(EventType::SubscriptionStatus)),
-    // Five types by one URL.
-    ("addon", None),
-    ("user-updated", Some(EventType::UserUpdated)),
+/// What a route's notifications are of.
+#[derive(Debug, Clone)]
+enum Announced {
+    /// One type.
+    One(EventType),
+    /// Any of the add-on types.
+    AnyAddon,
+    /// Anything.
+    Anything,
+}
+
+/// The routes and what they stand for. A contract with every marketplace.
+const ROUTES: [(&str, Announced); 10] = [
+    ("/notifications", Announced::Anything),
+    ("/notifications/create", Announced::One(EventType::SubscriptionOrder)),
+    ("/notifications/upgrade", Announced::One(EventType::SubscriptionChange)),
+    ("/notifications/cancel", Announced::One(EventType::SubscriptionCancel)),
+    ("/notifications/notify", Announced::One(EventType::SubscriptionNotice)),
+    ("/notifications/assign", Announced::One(EventType::UserAssignment)),
+    ("/notifications/unassign", Announced::One(EventType::UserUnassignment)),
+    ("/notifications/event-status", Announced::One(EventType::SubscriptionStatus)),
+    ("/notifications/addon", Announced::AnyAddon),
+    ("/notifications/user-updated", Announced::One(EventType::UserUpdated)),
 ];
 
-pub(super) fn routes(app: &mut web::ServiceConfig) {
-    app.service(web::resource("/notifications").route(web::get().to(receive_any)));
-    for (name, announced) in TYPED_ROUTES {
-        let receive = move |Authenticated(caller): Authenticated, door: web::Data<Door>, request: HttpRequest| {
-            let announced = announced.clone();
-            async move { receive(&caller, &door, &request, announced, false).await }
-        };
-        app.service(web::resource(format!("/notifications/{name}")).route(web::get().to(receive)));
+const ADDON_TYPES: [EventType; 5] = [
+    EventType::AddonOrder,
+    EventType::AddonChange,
+    EventType::AddonCancel,
+    EventType::AddonBind,
+    EventType::AddonUnbind,
+];
+
+impl Announced {
+    /// Whether the answer may have to wait for the event to be read, or worked.
+    fn may_wait(&self, answers: &Answers) -> bool {
+        match self {
+            Self::One(kind) => answers.wait_for(kind),
+            Self::AnyAddon => ADDON_TYPES.iter().any(|kind| answers.wait_for(kind)),
+            Self::Anything => true,
+        }
+    }
+
+    fn kind(&self) -> Option<&EventType> {
+        match self {
+            Self::One(kind) => Some(kind),
+            Self::AnyAddon | Self::Anything => None,
+        }
     }
 }
 
-async fn receive_any(
-    Authenticated(caller): Authenticated,
-    door: web::Data<Door>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Refusal> {
-    receive(&caller, &door, &request, None, true).await
+pub(super) fn routes(app: &mut web::ServiceConfig) {
+    for (path, announced) in ROUTES {
+        let receive = move |Authenticated(caller): Authenticated, door: web::Data<Door>, request: HttpRequest| {
+            let announced = announced.clone();
+            async move { receive(&caller, &door.into_inner(), &request, &announced).await }
+        };
+        app.service(web::resource(path).route(web::get().to(receive)));
+    }
+}
+
+/// What a notification is answered.
+#[derive(Debug)]
+enum Answer {
+    /// The event is durable, and its result will be reported if it has one.
+    Accepted(&'static str),
+    /// Nothing more will come of it.
+    Over(EventResult),
+    /// The result itself, which is left to this answer.
+    Result(EventId, EventResult),
 }
 
 /// Takes one notification and answers in the caller's format.
 async fn receive(
     caller: &Caller,
-    door: &Door,
+    door: &Arc<Door>,
     request: &HttpRequest,
-    announced: Option<EventType>,
-    by_shared_url: bool,
+    announced: &Announced,
 ) -> Result<HttpResponse, Refusal> {
     let format = Format::asked_by(request);
-    match take(caller, door, request.query_string(), announced, by_shared_url).await {
-        Ok((status, answer)) => Ok(format.result(status, &answer)),
+    match door.take(caller, request.query_string(), announced).await {
+        Ok(Answer::Accepted(words)) => Ok(format.result(StatusCode::ACCEPTED, &EventResult::success(words))),
+        Ok(Answer::Over(result)) => Ok(format.result(StatusCode::OK, &result)),
+        Ok(Answer::Result(id, result)) => {
+            let door = Arc::clone(door);
+            let given = move || drop(actix_web::rt::spawn(async move { door.note_as_given(id).await }));
+            Ok(format.giving(&result, given))
+        }
         Err(fault) => Err(Refusal { fault, format }),
     }
 }
 
-/// Checks where the event of a notification lies, makes it durable, and says what to answer.
-async fn take(
-    caller: &Caller,
-    door: &Door,
-    query: &str,
-    announced: Option<EventType>,
-    by_shared_url: bool,
-) -> Result<(StatusCode, EventResult), Fault> {
-    let NotificationQuery { event_url, parameters } = NotificationQuery::parse(query)?;
-    let integration = &door.integrations[caller.integration()];
-    let url = EventUrl::parse(&event_url, &integration.marketplaces)
-        .map_err(|error| foreign_or_other(door, &event_url, error))?;
-    let is_notice = announced == Some(EventType::SubscriptionNotice);
-    let notification = Notification::new(integration.name.clone(), url, announced, parameters);
-    let id = notification.id();
-    // Only the URL for all types does not know yet what is notified.
-    let watch = by_shared_url.then(|| door.store.watch(id));
-    let recorded = door.store.record(&notification, door.clock.now()).await.inspect_err(|error| {
-        tracing::error!(event.id = %id, %error, "notification not recorded");
-    })?;
-    Ok(match recorded {
-        Recorded::New => {
-            tracing::debug!(event.id = %id, integration = integration.name, event_url = %notification.url(), "recorded");
-            let asks_for_no_result = match watch {
-                Some(watch) => until_known_to_ask_for_no_result(door, id, watch).await,
-                None => is_notice,
-            };
-            let status = if asks_for_no_result { StatusCode::OK } else { StatusCode::ACCEPTED };
-            (status, EventResult::success("event recorded"))
-        }
-        Recorded::Duplicate(progress) => {
-            tracing::debug!(event.id = %id, state = %progress.state, "duplicate");
-            match (progress.state, progress.result) {
-                (State::Done, Some(stored)) => (StatusCode::OK, stored),
-                // A ping or a notice: done, and nothing to tell.
-                (State::Done, None) => (StatusCode::OK, EventResult::success("event done")),
-                _ if is_notice => (StatusCode::OK, EventResult::success("event recorded before")),
-                _ => (StatusCode::ACCEPTED, EventResult::success("event recorded before, and not finished yet")),
+impl Door {
+    /// Checks where the event of a notification lies, makes it durable, and says what to answer.
+    async fn take(&self, caller: &Caller, query: &str, announced: &Announced) -> Result<Answer, Fault> {
+        let NotificationQuery { event_url, parameters } = NotificationQuery::parse(query)?;
+        let integration = &self.integrations[caller.integration()];
+        let url = EventUrl::parse(&event_url, &integration.marketplaces)
+            .map_err(|error| foreign_or_other(self, &event_url, error))?;
+        let now = self.clock.now();
+        let may_wait = announced.may_wait(&integration.answers);
+        let notification = Notification::new(integration.name.clone(), url, announced.kind().cloned(), parameters)
+            .answered_by(may_wait.then(|| now.plus(CALLERS_PATIENCE)));
+        let id = notification.id();
+        let watch = may_wait.then(|| self.store.watch(id));
+        let recorded = self.store.record(&notification, now).await.inspect_err(|error| {
+            tracing::error!(event.id = %id, %error, "notification not recorded");
+        })?;
+        let words = match recorded {
+            Recorded::New => {
+                tracing::debug!(event.id = %id, integration = integration.name, event_url = %notification.url(), "recorded");
+                "event recorded"
             }
+            Recorded::Duplicate(event) => {
+                tracing::debug!(event.id = %id, state = %event.state, "duplicate");
+                if let Some(result) = self.repeat(&event).await {
+                    return Ok(Answer::Over(result));
+                }
+                "event recorded before, and not finished yet"
+            }
+        };
+        if announced.kind() == Some(&EventType::SubscriptionNotice) {
+            return Ok(Answer::Over(EventResult::success(words)));
         }
-    })
-}
+        let decided = match watch {
+            Some(watch) => self.until_decided(id, watch, integration, announced).await,
+            None => None,
+        };
+        Ok(decided.unwrap_or(Answer::Accepted(words)))
+    }
 
-/// Waits, so long and no longer, until the event's body is read, and says whether it is a ping or a notice.
-///
-/// The notification is durable already: whatever goes wrong here, the answer is still one of success.
-async fn until_known_to_ask_for_no_result(door: &Door, id: EventId, mut watch: Watch) -> bool {
-    let known = async {
-        loop {
-            let event = door.store.event(id).await.ok().flatten()?;
-            if event.state != State::Received {
-                return Some(event.asks_for_no_result());
-            }
-            watch.moved().await;
+    /// The result of an event that is notified again, if it has one. The marketplace may not know it yet: where it
+    /// did not confirm the result, that is reported again.
+    async fn repeat(&self, event: &EventRecord) -> Option<EventResult> {
+        let reported = match (event.state, &event.result) {
+            (State::Done, None) => return Some(EventResult::success("event done")),
+            (State::Done, Some(_)) => Ok(()),
+            // The first caller is about to be answered, or its time runs out and the result is reported.
+            (State::Handled, Some(_)) if event.left_to_answer => Ok(()),
+            (State::Handled, Some(_)) => self.store.hasten(event.id, self.clock.now()).await,
+            (State::Dead, Some(_)) => self.store.amend(event.id, Amendment::Rerun, self.clock.now()).await.map(|_| ()),
+            _ => return None,
+        };
+        if let Err(error) = reported {
+            tracing::warn!(event.id = %event.id, %error, "a result that was not confirmed is not reported again now");
         }
-    };
-    let limit = door.clock.now().plus(FETCH_PATIENCE);
-    tokio::select! {
-        known = known => known.unwrap_or(false),
-        () = door.clock.sleep_until(limit) => false,
+        event.result.clone()
+    }
+
+    /// Waits, so long and no longer, until the event's body is read and, if its caller waits for the result, until
+    /// that is known. Nothing if the time runs out, or the result is reported and not answered.
+    ///
+    /// The notification is durable already: whatever goes wrong here, the answer is still one of success.
+    async fn until_decided(
+        &self,
+        id: EventId,
+        mut watch: Watch,
+        integration: &Integration,
+        announced: &Announced,
+    ) -> Option<Answer> {
+        let start = self.clock.now();
+        let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
+        loop {
+            let event = self.store.event(id).await.ok().flatten()?;
+            let kind = event.kind.as_ref();
+            let decided = match (event.state, &event.result) {
+                (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
+                (State::Done, Some(result)) => return Some(Answer::Over(result.clone())),
+                (State::Handled, Some(result)) if event.left_to_answer => {
+                    return Some(Answer::Result(id, result.clone()));
+                }
+                _ if event.asks_for_no_result() => {
+                    return Some(Answer::Over(EventResult::success("event recorded")));
+                }
+                (State::Deferred | State::Dead, _) => true,
+                _ => kind.is_some_and(|kind| !waits_for(kind)),
+            };
+            if decided {
+                return None;
+            }
+            let patience = if kind.or(announced.kind()).is_some() { RESULT_PATIENCE } else { FETCH_PATIENCE };
+            tokio::select! {
+                () = watch.moved() => {}
+                () = self.clock.sleep_until(start.plus(patience)) => return None,
+            }
+        }
+    }
+
+    /// Notes that a result was given in an answer, so that it is not reported as well.
+    async fn note_as_given(&self, id: EventId) {
+        match self.store.amend(id, Amendment::Answered, self.clock.now()).await {
+            Ok(_) => tracing::info!(event.id = %id, "event done: its result was given in the answer"),
+            // Of callers that wait for one event each is given the result; another one was first.
+            Err(StoreError::Illegal(_)) => {}
+            Err(error) => {
+                tracing::warn!(event.id = %id, %error, "a result was given in an answer and is reported as well");
+            }
+        }
     }
 }
 

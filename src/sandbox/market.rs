@@ -204,7 +204,9 @@ impl Market {
 impl Books {
     fn settle(&mut self, id: Uuid, result: EventResult) {
         let Some(event) = self.events.get_mut(&id) else { return };
-        event.standing = if result.success { Standing::Complete } else { Standing::Failed };
+        // Whatever a question is answered with, it is answered.
+        let is_complete = result.success || event.event_type == "SUBSCRIPTION_STATUS";
+        event.standing = if is_complete { Standing::Complete } else { Standing::Failed };
         event.results_taken += 1;
         if event.event_type == "SUBSCRIPTION_ORDER" && result.success && result.account_identifier.is_some() {
             self.account.clone_from(&result.account_identifier);

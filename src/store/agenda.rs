@@ -80,6 +80,25 @@ impl Agenda {
         Some((sequence, self.last_fence))
     }
 
+    /// Makes an event due now, unless somebody holds it.
+    pub(super) fn hasten(&mut self, sequence: Sequence, now: Timestamp) {
+        let Some(entry) = self.entries.get_mut(&sequence).filter(|entry| entry.hold.is_none()) else { return };
+        if entry.due > now {
+            self.ready.remove(&(entry.due, sequence));
+            entry.due = now;
+            self.offer(sequence);
+        }
+    }
+
+    /// Takes an event that nobody holds out of every worker's reach, until it is freed or removed.
+    pub(super) fn seize(&mut self, sequence: Sequence) -> bool {
+        let Some(entry) = self.entries.get(&sequence).filter(|entry| entry.hold.is_none()) else { return false };
+        self.ready.remove(&(entry.due, sequence));
+        self.last_fence += 1;
+        self.hold(sequence, Hold { fence: self.last_fence, until: Timestamp::MAX });
+        true
+    }
+
     /// Whether the holder with `fence` still holds the event.
     pub(super) fn is_held(&self, sequence: Sequence, fence: u64, now: Timestamp) -> bool {
         let hold = self.entries.get(&sequence).and_then(|entry| entry.hold);

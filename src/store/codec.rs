@@ -6,8 +6,10 @@
 use super::StoreError;
 use crate::event::EventRecord;
 
-/// Version written now. Version 1: `EventRecord` as JSON.
-const VERSION: u8 = 1;
+/// Version written now: `EventRecord` as JSON. Version 1 was the same without a timeline.
+const VERSION: u8 = 2;
+/// The oldest version that is read.
+const OLDEST: u8 = 1;
 
 /// A record as it is stored.
 pub(super) fn encode(record: &EventRecord) -> Result<Vec<u8>, StoreError> {
@@ -20,7 +22,7 @@ pub(super) fn encode(record: &EventRecord) -> Result<Vec<u8>, StoreError> {
 /// The record that was stored as `bytes`.
 pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
     match bytes.split_first() {
-        Some((&VERSION, json)) => {
+        Some((OLDEST..=VERSION, json)) => {
             serde_json::from_slice(json).map_err(|error| StoreError::Unreadable(error.to_string()))
         }
         Some((version, _)) => Err(StoreError::Unreadable(format!(
@@ -34,7 +36,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::event::{BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Flag, Notification};
+    use crate::event::{
+        AccountStatus, BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Flag, Notification,
+        Timeline,
+    };
 
     fn golden_records() -> Vec<(&'static str, EventRecord)> {
         let base = BaseUrl::parse("https://market.example").expect("a base URL");
@@ -48,6 +53,7 @@ mod tests {
             kind: EventType::Other("SUBSCRIPTION_MOVED".into()),
             flag: Some(Flag::Development),
             account: Some("acct-1".into()),
+            status_on_success: Some(AccountStatus::Suspended),
         };
         let mut retried = received.clone();
         let retry = Change::Retry { due: at(1_700_000_005_000), error: "answered 503".into() };
@@ -64,10 +70,24 @@ mod tests {
 
     #[test]
     fn every_version_ever_written_is_still_read() {
+        for version in OLDEST..=VERSION {
+            for (name, mut record) in golden_records() {
+                if version == 1 {
+                    record.timeline = Timeline::default();
+                    record.status_on_success = None;
+                }
+                let path = format!("{}/tests/golden/record-v{version}-{name}", env!("CARGO_MANIFEST_DIR"));
+                let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+                assert_eq!(decode(&stored).expect("readable"), record, "version {version}, {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn zz_write() {
         for (name, record) in golden_records() {
-            let path = format!("{}/tests/golden/record-v1-{name}", env!("CARGO_MANIFEST_DIR"));
-            let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-            assert_eq!(decode(&stored).expect("readable"), record, "{name}");
+            let path = format!("{}/tests/golden/record-v{VERSION}-{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(path, encode(&record).unwrap()).unwrap();
         }
     }
 

@@ -26,7 +26,12 @@ fn id(token: &str) -> EventId {
 }
 
 pub(super) fn fetched(account: Option<&str>, body: &[u8]) -> Step {
-    let facts = Facts { kind: EventType::SubscriptionChange, flag: None, account: account.map(str::to_owned) };
+    let facts = Facts {
+        kind: EventType::SubscriptionChange,
+        flag: None,
+        account: account.map(str::to_owned),
+        status_on_success: None,
+    };
     Step::Fetched { facts, body: body.to_vec() }
 }
 
@@ -216,6 +221,84 @@ pub(super) async fn a_deferred_event_is_resolved_from_outside_and_then_reported(
     assert_eq!(store.amend(id("2"), Amendment::Rerun, at(0)).await, Err(StoreError::NotFound));
 }
 
+pub(super) async fn a_result_left_to_an_answer_is_reported_only_if_none_was_given(store: &dyn EventStore) {
+    for token in ["given", "kept"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+        let held = claim(store, at(0)).await.expect("one event");
+        let held = proceed(store, held, fetched(None, b"{}"), at(0)).await;
+        let early = store.amend(id(token), Amendment::Answered, at(0)).await;
+        assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
+        let held = proceed(store, held, Step::Handled(EventResult::success(token)), at(0)).await;
+        store.settle(held, Settlement::LeftToAnswer { until: at(5) }, at(1)).await.expect("settled");
+        assert!(claim(store, at(4)).await.is_none());
+    }
+    let given = store.amend(id("given"), Amendment::Answered, at(4)).await.expect("amended");
+    assert_eq!(given.state, State::Done);
+    let again = store.amend(id("given"), Amendment::Answered, at(4)).await;
+    assert!(matches!(again, Err(StoreError::Illegal(_))), "{again:?}");
+    let held = claim(store, at(5)).await.expect("the other one");
+    assert_eq!((held.event().id, held.event().state), (id("kept"), State::Handled));
+    assert_eq!(store.amend(id("kept"), Amendment::Answered, at(5)).await, Err(StoreError::Held));
+    store.settle(held, Settlement::Done(None), at(5)).await.expect("settled");
+    assert!(claim(store, at(1000)).await.is_none());
+}
+
+pub(super) async fn a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    store.hasten(id("1"), at(1)).await.expect("nothing to do");
+    assert!(claim(store, at(1)).await.is_none());
+    let later = Settlement::Retry { due: at(1000), error: "passing".into() };
+    store.settle(held, later, at(1)).await.expect("settled");
+    store.hasten(id("2"), at(2)).await.expect("nothing to do");
+    assert!(claim(store, at(2)).await.is_none());
+    store.hasten(id("1"), at(2)).await.expect("hastened");
+    let held = claim(store, at(2)).await.expect("due now");
+    store.settle(held, Settlement::Dead("gone".into()), at(2)).await.expect("settled");
+    store.hasten(id("1"), at(3)).await.expect("nothing to do");
+    assert!(claim(store, at(2000)).await.is_none());
+}
+
+pub(super) async fn an_account_is_as_the_latest_event_that_succeeded_has_left_it(store: &dyn EventStore) {
+    let leaving = |status: &AccountStatus| {
+        let facts = Facts {
+            kind: EventType::SubscriptionChange,
+            flag: None,
+            account: Some("acct".to_owned()),
+            status_on_success: Some(status.clone()),
+        };
+        Step::Fetched { facts, body: b"{}".to_vec() }
+    };
+    let stands = async || {
+        let subscription = store.subscription("default", "acct").await.expect("answers");
+        subscription.map(|subscription| (subscription.event, subscription.status))
+    };
+    assert_eq!(stands().await, None);
+    for (second, (token, status)) in
+        (0..).zip([("1", AccountStatus::Active), ("2", AccountStatus::Suspended), ("3", AccountStatus::Cancelled)])
+    {
+        store.record(&notification(token), at(second)).await.expect("recorded");
+        let held = claim(store, at(second)).await.expect("one event");
+        let held = proceed(store, held, leaving(&status), at(second)).await;
+        let before = stands().await;
+        let result = match token {
+            "3" => EventResult::failure(ErrorCode::InvalidOperation, "no"),
+            _ => EventResult::success("yes"),
+        };
+        let held = proceed(store, held, Step::Handled(result), at(second)).await;
+        let after = if token == "3" { before } else { Some((id(token), status)) };
+        assert_eq!(stands().await, after);
+        store.settle(held, Settlement::Done(None), at(second)).await.expect("settled");
+        assert_eq!(stands().await, after);
+    }
+    // An earlier event that is run again does not turn the clock back.
+    store.amend(id("1"), Amendment::Rerun, at(9)).await.expect("put back");
+    let held = claim(store, at(9)).await.expect("the first event");
+    proceed(store, held, Step::Handled(EventResult::success("yes")), at(9)).await;
+    assert_eq!(stands().await, Some((id("2"), AccountStatus::Suspended)));
+    assert_eq!(store.subscription("other", "acct").await, Ok(None));
+}
+
 pub(super) async fn a_dead_event_is_claimed_again_only_when_an_operator_asks(store: &dyn EventStore) {
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let held = claim(store, at(0)).await.expect("one event");
@@ -292,6 +375,9 @@ macro_rules! conformance {
             a_dead_event_is_claimed_again_only_when_an_operator_asks
             a_listing_is_newest_first_in_pages_and_filtered
             a_secret_is_kept_from_the_first_time_on
+            a_result_left_to_an_answer_is_reported_only_if_none_was_given
+            a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is
+            an_account_is_as_the_latest_event_that_succeeded_has_left_it
         }
     };
     ($open:expr; $($sentence:ident)+) => {

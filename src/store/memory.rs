@@ -12,9 +12,10 @@ use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
 use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+    supersedes,
 };
 use crate::clock::Timestamp;
-use crate::event::{Change, EventId, EventRecord, Notification};
+use crate::event::{Change, EventId, EventRecord, Notification, Subscription};
 
 /// The store behind `memory:`.
 #[derive(Debug, Default)]
@@ -29,6 +30,7 @@ struct Inner {
     records: BTreeMap<Sequence, EventRecord>,
     bodies: HashMap<Sequence, Vec<u8>>,
     sequences: HashMap<EventId, Sequence>,
+    subscriptions: HashMap<(String, String), Subscription>,
     secrets: HashMap<String, SecretSlice<u8>>,
     agenda: Agenda,
 }
@@ -50,6 +52,14 @@ impl Inner {
         let held = self.agenda.is_held(claim.sequence, claim.fence, now);
         if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
     }
+
+    fn leave(&mut self, subscription: Option<Subscription>) {
+        let Some(subscription) = subscription else { return };
+        let key = (subscription.integration.clone(), subscription.account.clone());
+        if supersedes(&subscription, self.subscriptions.get(&key)) {
+            self.subscriptions.insert(key, subscription);
+        }
+    }
 }
 
 #[async_trait]
@@ -57,7 +67,7 @@ impl EventStore for MemoryStore {
     async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
         let mut inner = self.lock();
         if let Some(sequence) = inner.sequences.get(&notification.id()) {
-            return Ok(Recorded::Duplicate(inner.records[sequence].progress()));
+            return Ok(Recorded::Duplicate(Box::new(inner.records[sequence].clone())));
         }
         let sequence = inner.records.last_key_value().map_or(0, |(last, _)| last + 1);
         let record = EventRecord::new(notification, now);
@@ -87,7 +97,8 @@ impl EventStore for MemoryStore {
             Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
             Step::Handled(result) => (Change::Handled(result), None),
         };
-        claim.record.apply(change, now)?;
+        let subscription = claim.record.apply(change, now)?;
+        inner.leave(subscription);
         inner.records.insert(claim.sequence, claim.record.clone());
         if let Some(body) = body {
             inner.bodies.insert(claim.sequence, body);
@@ -101,7 +112,8 @@ impl EventStore for MemoryStore {
     async fn settle(&self, mut claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
         let mut inner = self.lock();
         inner.held(&claim, now)?;
-        claim.record.apply(settlement.into(), now)?;
+        let subscription = claim.record.apply(settlement.into(), now)?;
+        inner.leave(subscription);
         if claim.record.state.is_unfinished() {
             inner.agenda.free(claim.sequence, claim.record.due);
         } else {
@@ -117,12 +129,28 @@ impl EventStore for MemoryStore {
         let mut inner = self.lock();
         let sequence = *inner.sequences.get(&id).ok_or(StoreError::NotFound)?;
         let mut record = inner.records[&sequence].clone();
-        record.apply_amendment(amendment.into(), now)?;
-        inner.agenda.add(sequence, &record);
+        let subscription = record.apply_amendment(amendment.into(), now)?;
+        if record.state.is_unfinished() {
+            inner.agenda.add(sequence, &record);
+        } else if inner.agenda.seize(sequence) {
+            inner.agenda.remove(sequence);
+        } else {
+            return Err(StoreError::Held);
+        }
+        inner.leave(subscription);
         inner.records.insert(sequence, record.clone());
         self.watches.moved([id]);
         self.changed.notify_one();
         Ok(record)
+    }
+
+    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        if let Some(sequence) = inner.agenda.sequence(id) {
+            inner.agenda.hasten(sequence, now);
+            self.changed.notify_one();
+        }
+        Ok(())
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
@@ -133,6 +161,10 @@ impl EventStore for MemoryStore {
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
         let inner = self.lock();
         Ok(inner.sequences.get(&id).and_then(|sequence| inner.bodies.get(sequence).cloned()))
+    }
+
+    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError> {
+        Ok(self.lock().subscriptions.get(&(integration.to_owned(), account.to_owned())).cloned())
     }
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {

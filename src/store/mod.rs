@@ -19,7 +19,9 @@ use secrecy::SecretSlice;
 use thiserror::Error;
 
 use crate::clock::Timestamp;
-use crate::event::{Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, Progress, State};
+use crate::event::{
+    Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, State, Subscription,
+};
 
 pub use durability::Durability;
 pub use watch::Watch;
@@ -29,8 +31,8 @@ pub use watch::Watch;
 pub enum Recorded {
     /// The event is new and durable.
     New,
-    /// The event was recorded before, durably, and got this far.
-    Duplicate(Progress),
+    /// The event was recorded before, durably, and stands so.
+    Duplicate(Box<EventRecord>),
 }
 
 /// One worker's exclusive hold on one event, until its lease ends.
@@ -84,6 +86,11 @@ pub enum Advanced {
 pub enum Settlement {
     /// Nothing is left to do. A note says why, if the reason is odd.
     Done(Option<String>),
+    /// The result is left to the answer that a caller waits for, and reported at `until` if none was given.
+    LeftToAnswer {
+        /// When its caller waits no longer.
+        until: Timestamp,
+    },
     /// The product answers later.
     Deferred,
     /// A passing failure: to be claimed again at `due`.
@@ -104,6 +111,8 @@ pub enum Amendment {
     Resolve(EventResult),
     /// Run a dead, deferred or finished event again.
     Rerun,
+    /// A result that was left to the answer of a notification has been given there.
+    Answered,
 }
 
 /// Which events a listing shows; an absent field shows all.
@@ -161,6 +170,9 @@ pub enum StoreError {
     /// The claim's lease has ended; somebody else may hold the event.
     #[error("the lease on the event has ended")]
     LeaseEnded,
+    /// A worker has the event in hand.
+    #[error("the event is being worked on")]
+    Held,
     /// The step does not follow from the event's state.
     #[error(transparent)]
     Illegal(#[from] IllegalChange),
@@ -199,6 +211,9 @@ pub trait EventStore: Send + Sync + 'static {
     /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.
     async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError>;
 
+    /// Makes an event that waits for its next try claimable at once. Nothing is written: it is a hint.
+    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError>;
+
     /// Changes an event that nobody works on.
     async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError>;
 
@@ -207,6 +222,9 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// The body of an event as received, once it was fetched.
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// An account as the events about it have left it; written with the event's own step.
+    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError>;
 
     /// Up to `limit` events, newest first, that were received before the event at `before`.
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
@@ -230,10 +248,16 @@ pub trait EventStore: Send + Sync + 'static {
     fn durability(&self) -> Durability;
 }
 
+/// Whether `subscription` is to be written where `known` stands: an earlier event that is run again changes nothing.
+fn supersedes(subscription: &Subscription, known: Option<&Subscription>) -> bool {
+    known.is_none_or(|known| known.as_of <= subscription.as_of && known != subscription)
+}
+
 impl From<Settlement> for Change {
     fn from(settlement: Settlement) -> Self {
         match settlement {
             Settlement::Done(note) => Self::Done(note),
+            Settlement::LeftToAnswer { until } => Self::LeftToAnswer { until },
             Settlement::Deferred => Self::Deferred,
             Settlement::Retry { due, error } => Self::Retry { due, error },
             Settlement::Dead(reason) => Self::Dead(reason),
@@ -246,6 +270,7 @@ impl From<Amendment> for Change {
         match amendment {
             Amendment::Resolve(result) => Self::Handled(result),
             Amendment::Rerun => Self::Rerun,
+            Amendment::Answered => Self::Answered,
         }
     }
 }

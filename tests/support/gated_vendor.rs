@@ -20,7 +20,7 @@ impl EventHandler for Gated {
         let mut gate = TcpStream::connect(gate).await.map_err(retry)?;
         gate.write_all(format!("{}\n", event.context.event_id).as_bytes()).await.map_err(retry)?;
         gate.read_u8().await.map_err(retry)?;
-        let account = AccountIdentifier::new(format!("account of {}", event.context.event_id)).map_err(retry)?;
+        let account = AccountIdentifier::new(format!("account of {}", event.context.event_id))?;
         Ok(Outcome::account(account, "done"))
     }
 }

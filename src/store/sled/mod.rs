@@ -9,6 +9,7 @@
 //!
 //! - an index entry comes before the record of the event's end, and counts only if the record it leads to has its
 //!   event's id;
+//! - a subscription comes before the record of the step that left it so: that step is taken again, and leaves it again;
 //! - a body comes before the record that says it was read, and replaces whatever was left under its keys;
 //! - where a record stands both among the ended and in progress, the ended one counts: either the other was about to
 //!   be removed, or it was an amendment that nobody was told of.
@@ -36,7 +37,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use self::directory::DataDirectory;
 pub use self::directory::OpenError;
 use self::index::{Bucket, Pending};
-use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, stored_record, unfinished};
+use self::layout::{
+    BODY, LAYOUT_KEY, key, newest_first, next_sequence, stored_record, stored_subscription, unfinished,
+};
 use self::writer::{Write, Writer};
 use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
@@ -45,7 +48,7 @@ use super::{
     codec,
 };
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventRecord, Notification};
+use crate::event::{EventId, EventRecord, Notification, Subscription};
 
 /// Writes that may wait; more are refused rather than kept in memory.
 const QUEUE: usize = 4096;
@@ -182,6 +185,15 @@ impl EventStore for SledStore {
         self.write(|reply| Write::Amend(id, amendment, now, reply)).await
     }
 
+    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+        let mut agenda = lock(&self.agenda);
+        if let Some(sequence) = agenda.sequence(id) {
+            agenda.hasten(sequence, now);
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
         Ok(self.find(id)?.map(|(_, record)| record))
     }
@@ -197,6 +209,10 @@ impl EventStore for SledStore {
             body.extend_from_slice(&chunk.map_err(failed)?);
         }
         Ok(Some(body))
+    }
+
+    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError> {
+        stored_subscription(&self.tree, integration, account)
     }
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {

@@ -132,6 +132,7 @@ enum Action {
     Handle,
     Settle(Settlement),
     Amend(u8, Amendment),
+    Hasten(u8),
     Pass(u8),
     Reopen,
 }
@@ -140,10 +141,15 @@ fn any_action() -> impl Strategy<Value = Action> {
     let settlement = prop_oneof![
         Just(Settlement::Done(None)),
         Just(Settlement::Deferred),
+        (0_i64..90).prop_map(|until| Settlement::LeftToAnswer { until: at(until) }),
         Just(Settlement::Dead("dead".into())),
         (0_i64..90).prop_map(|due| Settlement::Retry { due: at(due), error: "passing".into() }),
     ];
-    let amendment = prop_oneof![Just(Amendment::Rerun), Just(Amendment::Resolve(EventResult::success("outside")))];
+    let amendment = prop_oneof![
+        Just(Amendment::Rerun),
+        Just(Amendment::Resolve(EventResult::success("outside"))),
+        Just(Amendment::Answered)
+    ];
     prop_oneof![
         4 => (0_u8..6).prop_map(Action::Record),
         6 => Just(Action::Claim),
@@ -151,6 +157,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         3 => Just(Action::Handle),
         4 => settlement.prop_map(Action::Settle),
         1 => (0_u8..6, amendment).prop_map(|(event, amendment)| Action::Amend(event, amendment)),
+        1 => (0_u8..6).prop_map(Action::Hasten),
         2 => (0_u8..40).prop_map(Action::Pass),
         1 => Just(Action::Reopen),
     ]
@@ -217,6 +224,10 @@ async fn agree(actions: Vec<Action>) {
             Action::Amend(event, amendment) => {
                 let id = notification(&event.to_string()).id();
                 assert_eq!(sled.amend(id, amendment.clone(), now).await, memory.amend(id, amendment, now).await);
+            }
+            Action::Hasten(event) => {
+                let id = notification(&event.to_string()).id();
+                assert_eq!(sled.hasten(id, now).await, memory.hasten(id, now).await);
             }
             Action::Pass(seconds) => clock += i64::from(seconds),
             Action::Reopen => {

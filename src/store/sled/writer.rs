@@ -11,13 +11,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::agenda::Agenda;
 use super::super::watch::Watches;
-use super::super::{Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec};
+use super::super::{
+    Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec, supersedes,
+};
 use super::directory::flush;
 use super::index::{Bucket, Pending};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key, stored_subscription, subscription_key};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
-use crate::event::{Change, EventId, EventRecord};
+use crate::event::{Change, EventId, EventRecord, Subscription};
 
 /// Writes that are made durable together at most.
 const BATCH: usize = 1024;
@@ -58,6 +60,7 @@ struct Group {
     /// Records as this group leaves them.
     records: HashMap<Sequence, Arc<EventRecord>>,
     sequences: HashMap<EventId, Sequence>,
+    subscriptions: HashMap<[u8; 17], Subscription>,
     answers: Vec<Answer>,
 }
 
@@ -173,8 +176,10 @@ impl Writer {
                 let prepared = self.prepare_amend(group, id, amendment, now);
                 group.answers.push(match prepared {
                     Ok((sequence, record)) => Box::new(move |durable, agenda| {
-                        if durable.is_ok() {
-                            agenda.add(sequence, &record);
+                        match (&durable, record.state.is_unfinished()) {
+                            (Ok(()), true) => agenda.add(sequence, &record),
+                            (Ok(()), false) => agenda.remove(sequence),
+                            (Err(_), _) => agenda.free(sequence, record.due),
                         }
                         let _ = reply.send(durable.map(|()| record));
                     }),
@@ -200,7 +205,7 @@ impl Writer {
         encoded: Vec<u8>,
     ) -> Result<(Sequence, Recorded), StoreError> {
         if let Some((sequence, known)) = self.known(group, record.id)? {
-            return Ok((sequence, Recorded::Duplicate(known.progress())));
+            return Ok((sequence, Recorded::Duplicate(Box::new(EventRecord::clone(&known)))));
         }
         let sequence = self.next;
         self.next += 1;
@@ -221,9 +226,10 @@ impl Writer {
             Step::Handled(result) => (Change::Handled(result), None),
         };
         self.check_lease(&claim, now)?;
-        claim.record.apply(change, now)?;
+        let subscription = claim.record.apply(change, now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
+        self.leave_subscription(group, subscription)?;
         if let Some(body) = body {
             for left in self.tree.scan_prefix(key(BODY, claim.sequence)).keys() {
                 group.remove(&left.map_err(failed)?);
@@ -247,23 +253,46 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Claim, StoreError> {
         self.check_lease(&claim, now)?;
-        claim.record.apply(settlement.into(), now)?;
+        let subscription = claim.record.apply(settlement.into(), now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
+        self.leave_subscription(group, subscription)?;
         if claim.record.state.is_unfinished() {
             group.put(key(IN_PROGRESS, claim.sequence), encoded);
         } else {
-            let bucket = Bucket::load(&self.tree, &group.index, claim.record.id)?;
-            if !bucket.places().contains(&claim.sequence) {
-                let (page_key, page) = bucket.with(claim.sequence);
-                group.put(page_key, page.clone());
-                group.index.insert(page_key, page);
-            }
-            group.put(key(ENDED, claim.sequence), encoded);
-            group.remove(&key(IN_PROGRESS, claim.sequence));
+            self.end(group, claim.sequence, claim.record.id, encoded)?;
         }
         group.leave(claim.sequence, Arc::new(claim.record.clone()));
         Ok(claim)
+    }
+
+    /// Moves an event from those in progress to those that have ended.
+    fn end(&self, group: &mut Group, sequence: Sequence, id: EventId, encoded: Vec<u8>) -> Result<(), StoreError> {
+        let bucket = Bucket::load(&self.tree, &group.index, id)?;
+        if !bucket.places().contains(&sequence) {
+            let (page_key, page) = bucket.with(sequence);
+            group.put(page_key, page.clone());
+            group.index.insert(page_key, page);
+        }
+        group.put(key(ENDED, sequence), encoded);
+        group.remove(&key(IN_PROGRESS, sequence));
+        Ok(())
+    }
+
+    fn leave_subscription(&self, group: &mut Group, subscription: Option<Subscription>) -> Result<(), StoreError> {
+        let Some(subscription) = subscription else { return Ok(()) };
+        let (integration, account) = (&subscription.integration, &subscription.account);
+        let key = subscription_key(integration, account);
+        let known = match group.subscriptions.get(&key) {
+            Some(pending) => Some(pending.clone()),
+            None => stored_subscription(&self.tree, integration, account)?,
+        };
+        if supersedes(&subscription, known.as_ref()) {
+            let json = serde_json::to_vec(&subscription).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+            group.put(key, json);
+            group.subscriptions.insert(key, subscription);
+        }
+        Ok(())
     }
 
     fn prepare_amend(
@@ -275,9 +304,18 @@ impl Writer {
     ) -> Result<(Sequence, EventRecord), StoreError> {
         let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
-        record.apply_amendment(amendment.into(), now)?;
-        group.put(key(IN_PROGRESS, sequence), codec::encode(&record)?);
-        group.remove(&key(ENDED, sequence));
+        let subscription = record.apply_amendment(amendment.into(), now)?;
+        let encoded = codec::encode(&record)?;
+        if record.state.is_unfinished() {
+            self.leave_subscription(group, subscription)?;
+            group.put(key(IN_PROGRESS, sequence), encoded);
+            group.remove(&key(ENDED, sequence));
+        } else if lock(&self.agenda).seize(sequence) {
+            self.leave_subscription(group, subscription)?;
+            self.end(group, sequence, record.id, encoded)?;
+        } else {
+            return Err(StoreError::Held);
+        }
         group.leave(sequence, Arc::new(record.clone()));
         Ok((sequence, record))
     }
