@@ -225,6 +225,8 @@ pub(crate) fn listen(
         .workers(std::thread::available_parallelism().map_or(2, usize::from).min(8))
         .client_request_timeout(REQUEST_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
+        // A caller that hung up is not given a result: it is reported instead.
+        .h1_allow_half_closed(false)
         .shutdown_timeout(shutdown_timeout.as_secs().max(1))
         .disable_signals()
         .bind(address)

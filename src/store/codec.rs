@@ -84,14 +84,6 @@ mod tests {
     }
 
     #[test]
-    fn zz_write() {
-        for (name, record) in golden_records() {
-            let path = format!("{}/tests/golden/record-v{VERSION}-{name}", env!("CARGO_MANIFEST_DIR"));
-            std::fs::write(path, encode(&record).unwrap()).unwrap();
-        }
-    }
-
-    #[test]
     fn what_is_written_now_is_the_newest_golden_file() {
         for (name, record) in golden_records() {
             let path = format!("{}/tests/golden/record-v{VERSION}-{name}", env!("CARGO_MANIFEST_DIR"));

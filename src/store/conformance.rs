@@ -6,7 +6,9 @@ use secrecy::ExposeSecret;
 
 use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError};
 use crate::clock::Timestamp;
-use crate::event::{BaseUrl, EventId, EventResult, EventType, EventUrl, Facts, Notification, State};
+use crate::event::{
+    AccountStatus, BaseUrl, ErrorCode, EventId, EventResult, EventType, EventUrl, Facts, Notification, State,
+};
 
 pub(super) const LEASE: Duration = Duration::from_mins(1);
 
@@ -294,7 +296,7 @@ pub(super) async fn an_account_is_as_the_latest_event_that_succeeded_has_left_it
     // An earlier event that is run again does not turn the clock back.
     store.amend(id("1"), Amendment::Rerun, at(9)).await.expect("put back");
     let held = claim(store, at(9)).await.expect("the first event");
-    proceed(store, held, Step::Handled(EventResult::success("yes")), at(9)).await;
+    let _held = proceed(store, held, Step::Handled(EventResult::success("yes")), at(9)).await;
     assert_eq!(stands().await, Some((id("2"), AccountStatus::Suspended)));
     assert_eq!(store.subscription("other", "acct").await, Ok(None));
 }
