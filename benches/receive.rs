@@ -24,7 +24,7 @@ use doorbell::config::{Config, StoreUrl};
 use serde_json::json;
 use support::load::{Measured, Pace, Until, request, run};
 use support::process::{ROLE, Served};
-use support::{marketplace, median};
+use support::{marketplace, median, variable};
 
 /// As the `doorbell` program has it.
 #[global_allocator]
@@ -45,7 +45,7 @@ fn main() {
 }
 
 fn measure() {
-    let seconds = std::env::var("DOORBELL_BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds = variable("DOORBELL_BENCH_SECONDS", 3);
     let place = std::env::var("DOORBELL_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
     let directory = tempfile::tempdir_in(&place).expect("a directory to write in");
     receive_routes(directory.path(), Duration::from_secs(seconds));
