@@ -8,7 +8,7 @@ use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
 use doorbell::async_trait;
 use doorbell::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use doorbell::event::{EventId, EventRecord, Notification, Subscription};
+use doorbell::event::{AccountStatus, EventId, EventRecord, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
@@ -285,8 +285,8 @@ impl EventStore for Broken {
     async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
         self.0.hasten(id, now).await
     }
-    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError> {
-        self.0.subscription(integration, account).await
+    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
+        self.0.account_status(integration, account).await
     }
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
         self.0.event(id).await

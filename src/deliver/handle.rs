@@ -7,19 +7,20 @@ use tracing::Instrument;
 
 use super::StageError;
 use super::fetch::Body;
-use crate::event::{EventRecord, Subscription};
+use crate::event::{AccountStatus, EventRecord};
 use crate::handler::{Dispatched, EventHandler, dispatch};
 
-/// Runs the handler on an event that is not a ping; `subscription` is that of the account a status event asks about.
+/// Runs the handler on an event that is not a ping; `status` is that of the account
+/// a status event asks about.
 pub(super) async fn handle(
     handler: Arc<dyn EventHandler>,
-    (record, body, subscription): (EventRecord, Body, Option<Subscription>),
+    (record, body, status): (EventRecord, Body, Option<AccountStatus>),
     limit: Duration,
 ) -> Result<Dispatched, StageError> {
     let span = tracing::Span::current();
     // A task of its own, so that a panic ends the run and not the worker.
     let run = tokio::spawn(
-        async move { dispatch(handler.as_ref(), &record, body.event, body.bytes, subscription).await }.instrument(span),
+        async move { dispatch(handler.as_ref(), &record, body.event, body.bytes, status).await }.instrument(span),
     );
     let abort = run.abort_handle();
     match tokio::time::timeout(limit, run).await {

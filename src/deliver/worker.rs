@@ -12,7 +12,7 @@ use super::report::report;
 use super::{RetrySchedule, StageError, TryAgain};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Answers;
-use crate::event::{EventRecord, EventType, EventUrl, Facts, State, Subscription};
+use crate::event::{AccountStatus, EventRecord, EventType, EventUrl, Facts, State};
 use crate::handler::{Dispatched, EventHandler};
 use crate::marketplace::MarketplaceClient;
 use crate::store::{Advanced, Claim, EventStore, Settlement, Step, StoreError};
@@ -227,8 +227,8 @@ impl Worker {
             tracing::info!("ping answered; no handler runs for it");
             return self.settle(claim, Settlement::Done(None)).await.map(|()| Stage::Over);
         }
-        let subscription = self.subscription(claim.event()).await?;
-        let run = (claim.event().clone(), body, subscription);
+        let status = self.asked_status(claim.event()).await?;
+        let run = (claim.event().clone(), body, status);
         let handled = Box::pin(handle(Arc::clone(&self.handler), run, self.handler_timeout)).await;
         match handled {
             Ok(Dispatched::Result(result)) => {
@@ -245,10 +245,10 @@ impl Worker {
     }
 
     /// How the account stands that a status event asks about.
-    async fn subscription(&self, event: &EventRecord) -> Result<Option<Subscription>, StoreError> {
+    async fn asked_status(&self, event: &EventRecord) -> Result<Option<AccountStatus>, StoreError> {
         match (&event.kind, &event.account) {
             (Some(EventType::SubscriptionStatus), Some(account)) => {
-                self.store.subscription(&event.integration, account).await
+                self.store.account_status(&event.integration, account).await
             }
             _ => Ok(None),
         }

@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here does I/O, asks the time or knows who calls it.
 
+mod account_status;
 mod body;
 mod id;
 mod json;
@@ -11,7 +12,6 @@ mod notification;
 mod outcome;
 mod progress;
 mod query;
-mod subscription;
 mod timeline;
 mod url;
 mod xml;
@@ -24,8 +24,7 @@ pub use id::EventId;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
 pub use outcome::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
-pub use progress::{Change, EventRecord, Facts, IllegalChange, State};
+pub use progress::{AccountChange, Change, EventRecord, Facts, IllegalChange, State};
 pub use query::{NotificationQuery, QueryError};
-pub use subscription::Subscription;
 pub use timeline::{Timeline, TimelineStep};
 pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES};

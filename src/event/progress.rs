@@ -3,10 +3,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::subscription::status_on_success;
-use super::{
-    AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, Notification, Subscription, Timeline,
-};
+use super::account_status::status_on_success;
+use super::{AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, Notification, Timeline};
 use crate::clock::Timestamp;
 
 /// How far an event got.
@@ -146,6 +144,15 @@ impl Facts {
     }
 }
 
+/// What a step of an event leaves its account as; stored with the step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountChange {
+    /// The vendor's name of the account.
+    pub account: String,
+    /// Its status from now on.
+    pub status: AccountStatus,
+}
+
 /// One step of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -230,13 +237,13 @@ impl EventRecord {
         self.answer_by.is_some_and(|moment| now < moment)
     }
 
-    /// Takes one step. The only way a record changes, whatever the store. Returns how the step leaves the event's
-    /// account, which is stored with the record.
+    /// Takes one step. The only way a record changes, whatever the store. Returns what the step does to the
+    /// event's account, which is stored with the record.
     ///
     /// # Errors
     /// If the state does not allow the step; the record is then unchanged.
-    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<Option<Subscription>, IllegalChange> {
-        let mut subscription = None;
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, IllegalChange> {
+        let mut account = None;
         let illegal = |step| Err(IllegalChange { state: self.state, step });
         match (change, self.state) {
             (Change::Fetched(facts), State::Received) => {
@@ -256,14 +263,14 @@ impl EventRecord {
                 let note = if result.success { None } else { result.error_code.as_ref().map(ErrorCode::as_str) };
                 self.progressed(now, "handled", note);
                 if result.success {
-                    subscription = self.subscription(result.account_identifier.as_ref());
+                    account = self.account_change(result.account_identifier.as_ref());
                 }
                 self.result = Some(result);
                 self.worked_since = now;
             }
             (Change::Done(note), State::Fetched | State::Handled) => {
                 if self.state == State::Fetched {
-                    subscription = self.subscription(None);
+                    account = self.account_change(None);
                 }
                 self.state = State::Done;
                 self.progressed(now, "done", note.as_deref());
@@ -320,34 +327,28 @@ impl EventRecord {
             (Change::Rerun, _) => return illegal("run again"),
         }
         self.updated_at = now;
-        Ok(subscription)
+        Ok(account)
     }
 
     /// Takes a step from outside, on an event nobody works on.
     ///
     /// # Errors
     /// If a worker may be at it, or the state does not allow the step; the record is then unchanged.
-    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<Subscription>, IllegalChange> {
+    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, IllegalChange> {
         if self.state.is_unfinished() && change != Change::Answered {
             return Err(IllegalChange { state: self.state, step: "changed from outside while it is worked on" });
         }
         self.apply(change, now)
     }
 
-    /// The event's account as its success leaves it. An order names its account in its result.
-    fn subscription(&self, named: Option<&String>) -> Option<Subscription> {
+    /// What the event's success does to its account. An order names its account in its result.
+    fn account_change(&self, named: Option<&String>) -> Option<AccountChange> {
         // A ping changes nothing (G7).
         if self.flag == Some(Flag::Stateless) {
             return None;
         }
-        Some(Subscription {
-            integration: self.integration.clone(),
-            account: named.or(self.account.as_ref())?.clone(),
-            marketplace: self.marketplace.clone(),
-            status: self.status_on_success.clone()?,
-            event: self.id,
-            as_of: self.received_at,
-        })
+        let account = named.or(self.account.as_ref())?.clone();
+        Some(AccountChange { account, status: self.status_on_success.clone()? })
     }
 
     fn progressed(&mut self, now: Timestamp, step: &'static str, note: Option<&str>) {

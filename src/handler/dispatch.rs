@@ -5,7 +5,7 @@ use super::{
     SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder, SubscriptionStatus, UserAssignment,
     UserUnassignment, UserUpdated,
 };
-use crate::event::{Event, EventRecord, EventResult, EventType, Subscription};
+use crate::event::{AccountStatus, Event, EventRecord, EventResult, EventType};
 
 /// What a handler made of an event, whatever its family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) async fn dispatch(
     record: &EventRecord,
     event: Event,
     body: Vec<u8>,
-    subscription: Option<Subscription>,
+    status: Option<AccountStatus>,
 ) -> Result<Dispatched, HandlerError> {
     let context = Context {
         event_id: record.id,
@@ -75,10 +75,9 @@ pub(crate) async fn dispatch(
             handler.subscription_notice(event).await?;
             return Ok(Dispatched::NoResult);
         }
-        EventType::SubscriptionStatus => handler
-            .subscription_status(SubscriptionStatus { context, account, subscription })
-            .await?
-            .map(EventResult::from),
+        EventType::SubscriptionStatus => {
+            handler.subscription_status(SubscriptionStatus { context, account, status }).await?.map(EventResult::from)
+        }
         EventType::UserAssignment => {
             let event = UserAssignment { context, account, user: user.unwrap_or_default() };
             handler.user_assignment(event).await?.map(EventResult::from)

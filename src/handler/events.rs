@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Account, Company, Event, EventId, EventType, Flag, Link, Notice, Order, Subscription, User};
+use crate::event::{Account, AccountStatus, Company, Event, EventId, EventType, Flag, Link, Notice, Order, User};
 
 /// What every event has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub struct SubscriptionStatus {
     /// Whose subscription.
     pub account: Account,
     /// How it stands by the events so far; nothing if none of them told of the account.
-    pub subscription: Option<Subscription>,
+    pub status: Option<AccountStatus>,
 }
 
 /// A user is given a seat.

@@ -170,8 +170,8 @@ pub trait EventHandler: Send + Sync + 'static {
     /// better.
     async fn subscription_status(&self, event: SubscriptionStatus) -> Handled {
         let account = event.account.account_identifier.as_deref().unwrap_or_default();
-        Ok(match event.subscription {
-            Some(subscription) => Outcome::completed(subscription.status.as_str()),
+        Ok(match event.status {
+            Some(status) => Outcome::completed(status.as_str()),
             None => Outcome::rejected(ErrorCode::AccountNotFound, format!("there is no account {account:?} here")),
         })
     }

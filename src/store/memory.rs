@@ -12,10 +12,9 @@ use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
 use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
-    supersedes,
 };
 use crate::clock::Timestamp;
-use crate::event::{Change, EventId, EventRecord, Notification, Subscription};
+use crate::event::{AccountChange, AccountStatus, Change, EventId, EventRecord, Notification};
 
 /// The store behind `memory:`.
 #[derive(Debug, Default)]
@@ -30,7 +29,8 @@ struct Inner {
     records: BTreeMap<Sequence, EventRecord>,
     bodies: HashMap<Sequence, Vec<u8>>,
     sequences: HashMap<EventId, Sequence>,
-    subscriptions: HashMap<(String, String), Subscription>,
+    /// By integration and account, with the event that left them so.
+    accounts: HashMap<(String, String), (Sequence, AccountStatus)>,
     secrets: HashMap<String, SecretSlice<u8>>,
     agenda: Agenda,
 }
@@ -53,11 +53,12 @@ impl Inner {
         if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
     }
 
-    fn leave(&mut self, subscription: Option<Subscription>) {
-        let Some(subscription) = subscription else { return };
-        let key = (subscription.integration.clone(), subscription.account.clone());
-        if supersedes(&subscription, self.subscriptions.get(&key)) {
-            self.subscriptions.insert(key, subscription);
+    fn leave_account(&mut self, sequence: Sequence, integration: &str, change: Option<AccountChange>) {
+        let Some(AccountChange { account, status }) = change else { return };
+        let left = self.accounts.entry((integration.to_owned(), account)).or_insert((sequence, status.clone()));
+        // An earlier event that is run again changes nothing.
+        if left.0 <= sequence {
+            *left = (sequence, status);
         }
     }
 }
@@ -97,8 +98,8 @@ impl EventStore for MemoryStore {
             Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
             Step::Handled(result) => (Change::Handled(result), None),
         };
-        let subscription = claim.record.apply(change, now)?;
-        inner.leave(subscription);
+        let account = claim.record.apply(change, now)?;
+        inner.leave_account(claim.sequence, &claim.record.integration, account);
         inner.records.insert(claim.sequence, claim.record.clone());
         if let Some(body) = body {
             inner.bodies.insert(claim.sequence, body);
@@ -112,8 +113,8 @@ impl EventStore for MemoryStore {
     async fn settle(&self, mut claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
         let mut inner = self.lock();
         inner.held(&claim, now)?;
-        let subscription = claim.record.apply(settlement.into(), now)?;
-        inner.leave(subscription);
+        let account = claim.record.apply(settlement.into(), now)?;
+        inner.leave_account(claim.sequence, &claim.record.integration, account);
         if claim.record.state.is_unfinished() {
             inner.agenda.free(claim.sequence, claim.record.due);
         } else {
@@ -129,7 +130,7 @@ impl EventStore for MemoryStore {
         let mut inner = self.lock();
         let sequence = *inner.sequences.get(&id).ok_or(StoreError::NotFound)?;
         let mut record = inner.records[&sequence].clone();
-        let subscription = record.apply_amendment(amendment.into(), now)?;
+        let account = record.apply_amendment(amendment.into(), now)?;
         if record.state.is_unfinished() {
             inner.agenda.add(sequence, &record);
         } else if inner.agenda.seize(sequence) {
@@ -137,7 +138,7 @@ impl EventStore for MemoryStore {
         } else {
             return Err(StoreError::Held);
         }
-        inner.leave(subscription);
+        inner.leave_account(sequence, &record.integration, account);
         inner.records.insert(sequence, record.clone());
         self.watches.moved([id]);
         self.changed.notify_one();
@@ -163,8 +164,9 @@ impl EventStore for MemoryStore {
         Ok(inner.sequences.get(&id).and_then(|sequence| inner.bodies.get(sequence).cloned()))
     }
 
-    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError> {
-        Ok(self.lock().subscriptions.get(&(integration.to_owned(), account.to_owned())).cloned())
+    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
+        let left = self.lock().accounts.get(&(integration.to_owned(), account.to_owned())).cloned();
+        Ok(left.map(|(_, status)| status))
     }
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {

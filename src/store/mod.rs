@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::clock::Timestamp;
 use crate::event::{
-    Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, State, Subscription,
+    AccountStatus, Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, State,
 };
 
 pub use durability::Durability;
@@ -223,8 +223,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// The body of an event as received, once it was fetched.
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// An account as the events about it have left it; written with the event's own step.
-    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError>;
+    /// The status of an account as the latest event about it that succeeded has left it; nothing if none has told.
+    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError>;
 
     /// Up to `limit` events, newest first, that were received before the event at `before`.
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
@@ -246,11 +246,6 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// How far an acknowledged write is safe.
     fn durability(&self) -> Durability;
-}
-
-/// Whether `subscription` is to be written where `known` stands: an earlier event that is run again changes nothing.
-fn supersedes(subscription: &Subscription, known: Option<&Subscription>) -> bool {
-    known.is_none_or(|known| known.as_of <= subscription.as_of && known != subscription)
 }
 
 impl From<Settlement> for Change {

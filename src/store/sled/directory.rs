@@ -16,6 +16,8 @@ use super::layout::{LAYOUT, LAYOUT_KEY};
 
 /// Bytes of sled's page cache: enough for the working set, little enough for a small container.
 const CACHE: u64 = 20 << 20;
+/// Milliseconds between the times at which sled's own thread reclaims space in its log, which it does nowhere else.
+const RECLAIM_EVERY: u64 = 100;
 /// Lies beside the database and says that it is not new, since a damaged one can open silently empty.
 const MARKER: &str = "doorbell-store";
 /// sled's own directory within the data directory.
@@ -157,7 +159,7 @@ fn take_lock(directory: &Path) -> Result<File, OpenError> {
 }
 
 fn open_database(database: &Path, directory: &Path) -> Result<Db, OpenError> {
-    let config = sled::Config::new().path(database).cache_capacity(CACHE).flush_every_ms(None);
+    let config = sled::Config::new().path(database).cache_capacity(CACHE).flush_every_ms(Some(RECLAIM_EVERY));
     let started = std::time::Instant::now();
     loop {
         // sled panics on some kinds of damage.

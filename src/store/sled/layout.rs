@@ -6,7 +6,7 @@
 //! | `e` sequence | the record of an event that has ended: done, deferred or dead |
 //! | `b` sequence, chunk | the body as received, in pieces of at most 4 KiB, beside the record so that a change of state does not rewrite it |
 //! | `i` bucket, page | where events that have ended are by their ids, see `index` |
-//! | `a` digest | the subscription of an account as events have left it, as JSON; digest of integration and account |
+//! | `a` bucket, page | how accounts stand by digests of their names, see `index` |
 //! | `s` name | a secret |
 //! | `v` | version of this layout |
 //!
@@ -16,12 +16,11 @@
 //! written has its price in sled, however short it is.
 
 use sled::{IVec, Tree};
-use uuid::Uuid;
 
 use super::super::agenda::Agenda;
 use super::super::{Sequence, StoreError, codec};
 use super::failed;
-use crate::event::{EventRecord, Subscription};
+use crate::event::EventRecord;
 
 /// Version of the key layout.
 pub(super) const LAYOUT: &[u8] = b"3";
@@ -92,25 +91,6 @@ pub(super) fn key(kind: u8, sequence: Sequence) -> [u8; 9] {
 /// The sequence in the last eight bytes of a record's key.
 pub(super) fn sequence_of(bytes: &[u8]) -> Sequence {
     bytes.last_chunk().map_or(0, |chunk| Sequence::from_be_bytes(*chunk))
-}
-
-/// Where the subscription of an account is kept. A digest, since the vendor's name of it may be of any length.
-pub(super) fn subscription_key(integration: &str, account: &str) -> [u8; 17] {
-    let name = [integration.as_bytes(), b"\0", account.as_bytes()].concat();
-    let mut key = [b'a'; 17];
-    key[1..].copy_from_slice(Uuid::new_v5(&Uuid::NAMESPACE_OID, &name).as_bytes());
-    key
-}
-
-pub(super) fn stored_subscription(
-    tree: &Tree,
-    integration: &str,
-    account: &str,
-) -> Result<Option<Subscription>, StoreError> {
-    let Some(bytes) = tree.get(subscription_key(integration, account)).map_err(failed)? else { return Ok(None) };
-    let stored: Subscription =
-        serde_json::from_slice(&bytes).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    Ok(Some(stored).filter(|stored| stored.integration == integration && stored.account == account))
 }
 
 /// The agenda as the last process left it.

@@ -9,7 +9,8 @@
 //!
 //! - an index entry comes before the record of the event's end, and counts only if the record it leads to has its
 //!   event's id;
-//! - a subscription comes before the record of the step that left it so: that step is taken again, and leaves it again;
+//! - how an account stands comes before the record of the step that left it so: that step is taken again, and leaves
+//!   it so again;
 //! - a body comes before the record that says it was read, and replaces whatever was left under its keys;
 //! - where a record stands both among the ended and in progress, the ended one counts: either the other was about to
 //!   be removed, or it was an amendment that nobody was told of.
@@ -36,10 +37,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::directory::DataDirectory;
 pub use self::directory::OpenError;
-use self::index::{Bucket, Pending};
-use self::layout::{
-    BODY, LAYOUT_KEY, key, newest_first, next_sequence, stored_record, stored_subscription, unfinished,
-};
+use self::index::{Bucket, Name, Pending, Standing};
+use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, stored_record, unfinished};
 use self::writer::{Write, Writer};
 use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
@@ -48,7 +47,7 @@ use super::{
     codec,
 };
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventRecord, Notification, Subscription};
+use crate::event::{AccountStatus, EventId, EventRecord, Notification};
 
 /// Writes that may wait; more are refused rather than kept in memory.
 const QUEUE: usize = 4096;
@@ -211,8 +210,14 @@ impl EventStore for SledStore {
         Ok(Some(body))
     }
 
-    async fn subscription(&self, integration: &str, account: &str) -> Result<Option<Subscription>, StoreError> {
-        stored_subscription(&self.tree, integration, account)
+    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
+        let name = Name::of_account(integration, account);
+        let number = Bucket::load(&self.tree, &Pending::new(), name)?.numbers().first().copied();
+        let Some(Standing { sequence, status }) = number.map(Standing::from_number) else { return Ok(None) };
+        match status {
+            Some(status) => Ok(Some(status)),
+            None => Ok(stored_record(&self.tree, sequence)?.and_then(|record| record.status_on_success)),
+        }
     }
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
@@ -270,7 +275,7 @@ fn find(tree: &Tree, agenda: &Mutex<Agenda>, id: EventId) -> Result<Option<(Sequ
     let in_progress = lock(agenda).sequence(id);
     let places = match in_progress {
         Some(sequence) => vec![sequence],
-        None => Bucket::load(tree, &Pending::new(), id)?.places(),
+        None => Bucket::load(tree, &Pending::new(), Name::of_event(id))?.numbers(),
     };
     for sequence in places {
         if let Some(record) = stored_record(tree, sequence)?.filter(|record| record.id == id) {

@@ -11,15 +11,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::agenda::Agenda;
 use super::super::watch::Watches;
-use super::super::{
-    Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec, supersedes,
-};
+use super::super::{Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec};
 use super::directory::flush;
-use super::index::{Bucket, Pending};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key, stored_subscription, subscription_key};
+use super::index::{Bucket, Name, PageKey, Pending, Standing};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
-use crate::event::{Change, EventId, EventRecord, Subscription};
+use crate::event::{AccountChange, Change, EventId, EventRecord};
 
 /// Writes that are made durable together at most.
 const BATCH: usize = 1024;
@@ -60,7 +58,6 @@ struct Group {
     /// Records as this group leaves them.
     records: HashMap<Sequence, Arc<EventRecord>>,
     sequences: HashMap<EventId, Sequence>,
-    subscriptions: HashMap<[u8; 17], Subscription>,
     answers: Vec<Answer>,
 }
 
@@ -226,10 +223,10 @@ impl Writer {
             Step::Handled(result) => (Change::Handled(result), None),
         };
         self.check_lease(&claim, now)?;
-        let subscription = claim.record.apply(change, now)?;
+        let account = claim.record.apply(change, now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
-        self.leave_subscription(group, subscription)?;
+        self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
         if let Some(body) = body {
             for left in self.tree.scan_prefix(key(BODY, claim.sequence)).keys() {
                 group.remove(&left.map_err(failed)?);
@@ -253,10 +250,10 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Claim, StoreError> {
         self.check_lease(&claim, now)?;
-        let subscription = claim.record.apply(settlement.into(), now)?;
+        let account = claim.record.apply(settlement.into(), now)?;
         let encoded = codec::encode(&claim.record)?;
         self.pin(&claim, now)?;
-        self.leave_subscription(group, subscription)?;
+        self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
         if claim.record.state.is_unfinished() {
             group.put(key(IN_PROGRESS, claim.sequence), encoded);
         } else {
@@ -268,29 +265,29 @@ impl Writer {
 
     /// Moves an event from those in progress to those that have ended.
     fn end(&self, group: &mut Group, sequence: Sequence, id: EventId, encoded: Vec<u8>) -> Result<(), StoreError> {
-        let bucket = Bucket::load(&self.tree, &group.index, id)?;
-        if !bucket.places().contains(&sequence) {
-            let (page_key, page) = bucket.with(sequence);
-            group.put(page_key, page.clone());
-            group.index.insert(page_key, page);
+        let bucket = Bucket::load(&self.tree, &group.index, Name::of_event(id))?;
+        if !bucket.numbers().contains(&sequence) {
+            group.put_page(bucket.with(sequence));
         }
         group.put(key(ENDED, sequence), encoded);
         group.remove(&key(IN_PROGRESS, sequence));
         Ok(())
     }
 
-    fn leave_subscription(&self, group: &mut Group, subscription: Option<Subscription>) -> Result<(), StoreError> {
-        let Some(subscription) = subscription else { return Ok(()) };
-        let (integration, account) = (&subscription.integration, &subscription.account);
-        let key = subscription_key(integration, account);
-        let known = match group.subscriptions.get(&key) {
-            Some(pending) => Some(pending.clone()),
-            None => stored_subscription(&self.tree, integration, account)?,
-        };
-        if supersedes(&subscription, known.as_ref()) {
-            let json = serde_json::to_vec(&subscription).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-            group.put(key, json);
-            group.subscriptions.insert(key, subscription);
+    /// Writes how a step leaves the event's account, unless a later event has been there.
+    fn leave_account(
+        &self,
+        group: &mut Group,
+        sequence: Sequence,
+        integration: &str,
+        change: Option<AccountChange>,
+    ) -> Result<(), StoreError> {
+        let Some(AccountChange { account, status }) = change else { return Ok(()) };
+        let bucket = Bucket::load(&self.tree, &group.index, Name::of_account(integration, &account))?;
+        let known = bucket.numbers().first().copied().map(Standing::from_number);
+        if known.is_none_or(|known| known.sequence <= sequence) {
+            let standing = Standing { sequence, status: Some(status) };
+            group.put_page(bucket.with_only(standing.to_number()));
         }
         Ok(())
     }
@@ -304,14 +301,14 @@ impl Writer {
     ) -> Result<(Sequence, EventRecord), StoreError> {
         let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
-        let subscription = record.apply_amendment(amendment.into(), now)?;
+        let account = record.apply_amendment(amendment.into(), now)?;
         let encoded = codec::encode(&record)?;
         if record.state.is_unfinished() {
-            self.leave_subscription(group, subscription)?;
+            self.leave_account(group, sequence, &record.integration, account)?;
             group.put(key(IN_PROGRESS, sequence), encoded);
             group.remove(&key(ENDED, sequence));
         } else if lock(&self.agenda).seize(sequence) {
-            self.leave_subscription(group, subscription)?;
+            self.leave_account(group, sequence, &record.integration, account)?;
             self.end(group, sequence, record.id, encoded)?;
         } else {
             return Err(StoreError::Held);
@@ -363,6 +360,11 @@ impl Group {
 
     fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<IVec>) {
         self.writes.push((key.as_ref().into(), Some(value.into())));
+    }
+
+    fn put_page(&mut self, (key, page): (PageKey, IVec)) {
+        self.put(key, page.clone());
+        self.index.insert(key, page);
     }
 
     fn remove(&mut self, key: &[u8]) {

@@ -1,27 +1,6 @@
-//! An account as the events about it have left it.
+//! What an event does to the account it is about.
 
-use serde::{Deserialize, Serialize};
-
-use super::{AccountStatus, Event, EventId, EventType, NoticeType};
-use crate::clock::Timestamp;
-
-/// A customer's subscription, as far as events have told of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Subscription {
-    /// Name of the integration it came by.
-    pub integration: String,
-    /// The vendor's name of the account.
-    pub account: String,
-    /// Base URL of the marketplace it was sold in.
-    pub marketplace: String,
-    /// How it stands.
-    pub status: AccountStatus,
-    /// The event that left it so.
-    pub event: EventId,
-    /// When that event was received: an earlier one that is run again later changes nothing.
-    pub as_of: Timestamp,
-}
+use super::{AccountStatus, Event, EventType, NoticeType};
 
 /// The status that the account of `event` has once the event has succeeded; nothing if it is not told.
 pub(super) fn status_on_success(event: &Event) -> Option<AccountStatus> {
