@@ -11,6 +11,9 @@ use super::Sequence;
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventRecord};
 
+/// Unfinished events for which room is always kept.
+const ROOM: usize = 4096;
+
 /// The account an event belongs to: integration and account identifier.
 type AccountKey = Arc<(String, String)>;
 
@@ -151,6 +154,7 @@ impl Agenda {
         self.release(sequence);
         let Some(entry) = self.entries.remove(&sequence) else { return };
         self.sequences.remove(&entry.id);
+        self.shrink();
         self.ready.remove(&(entry.due, sequence));
         let Some(account) = entry.account else { return };
         let Some(queue) = self.accounts.get_mut(&account) else { return };
@@ -160,6 +164,15 @@ impl Agenda {
             None => {
                 self.accounts.remove(&account);
             }
+        }
+    }
+
+    /// Gives back what a backlog took, once it is worked off.
+    fn shrink(&mut self) {
+        let length = self.entries.len();
+        if self.entries.capacity() > ROOM && length < self.entries.capacity() / 8 {
+            self.entries.shrink_to(2 * length);
+            self.sequences.shrink_to(2 * length);
         }
     }
 

@@ -15,7 +15,7 @@ use super::failed;
 use super::layout::{LAYOUT, LAYOUT_KEY};
 
 /// Bytes of sled's page cache: enough for the working set, little enough for a small container.
-const CACHE: u64 = 20 << 20;
+const CACHE: u64 = 12 << 20;
 /// Milliseconds between the times at which sled's own thread reclaims space in its log, which it does nowhere else.
 const RECLAIM_EVERY: u64 = 100;
 /// Lies beside the database and says that it is not new, since a damaged one can open silently empty.
