@@ -21,4 +21,5 @@ mod command_line;
 mod crash;
 mod delivery;
 mod receive;
+mod storm;
 mod support;

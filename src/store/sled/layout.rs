@@ -15,6 +15,8 @@
 //! memory and enter the index with the event's end, so that a new event costs a single key: every key that is
 //! written has its price in sled, however short it is.
 
+use std::collections::BTreeMap;
+
 use sled::{IVec, Tree};
 
 use super::super::agenda::Agenda;
@@ -22,6 +24,8 @@ use super::super::{Sequence, StoreError, codec};
 use super::failed;
 use crate::event::EventRecord;
 
+/// Records that are read at a time when all are.
+const STRETCH: usize = 128;
 /// Version of the key layout.
 pub(super) const LAYOUT: &[u8] = b"3";
 pub(super) const LAYOUT_KEY: &[u8] = b"v";
@@ -49,33 +53,51 @@ pub(super) fn newest_first(
     tree: &Tree,
     before: Option<Sequence>,
 ) -> impl Iterator<Item = Result<(Sequence, IVec), StoreError>> + use<> {
-    let records = |kind| {
-        let end = key(kind, before.unwrap_or(Sequence::MAX));
-        tree.range(key(kind, 0)..end).rev().map(|entry| match entry {
-            Ok((key, bytes)) => Ok((sequence_of(&key), bytes)),
-            Err(error) => Err(failed(error)),
-        })
-    };
-    let (mut in_progress, mut ended) = (records(IN_PROGRESS).peekable(), records(ENDED).peekable());
-    let mut last = None;
+    let tree = tree.clone();
+    let mut end = Some(before.unwrap_or(Sequence::MAX));
+    let mut stretch = BTreeMap::new();
     std::iter::from_fn(move || {
-        loop {
-            let next = match (in_progress.peek(), ended.peek()) {
-                (Some(Ok((first, _))), Some(Ok((second, _)))) if first < second => ended.next(),
-                (Some(_), _) => in_progress.next(),
-                (None, _) => ended.next(),
-            };
-            match &next {
-                // It ended while this was going on, and stands on both sides.
-                Some(Ok((sequence, _))) if last == Some(*sequence) => {}
-                Some(Ok((sequence, _))) => {
-                    last = Some(*sequence);
-                    return next;
+        while stretch.is_empty() {
+            match newest_stretch(&tree, end?) {
+                Ok((records, rest)) => (stretch, end) = (records, rest),
+                Err(error) => {
+                    end = None;
+                    return Some(Err(error));
                 }
-                Some(Err(_)) | None => return next,
             }
         }
+        stretch.pop_last().map(Ok)
     })
+}
+
+/// The newest records before `end`, and where the ones before them end.
+///
+/// Read in a stretch, those in progress once more at the last: a record that moves between the two sides meanwhile is
+/// seen on one of them, which two iterators side by side would not promise.
+fn newest_stretch(tree: &Tree, end: Sequence) -> Result<(BTreeMap<Sequence, IVec>, Option<Sequence>), StoreError> {
+    let mut records = BTreeMap::new();
+    // The first place that all of the three have been read down to.
+    let mut floor = None;
+    for kind in [IN_PROGRESS, ENDED, IN_PROGRESS] {
+        let mut read = 0;
+        for entry in tree.range(key(kind, 0)..key(kind, end)).rev().take(STRETCH) {
+            let (key, bytes) = entry.map_err(failed)?;
+            let sequence = sequence_of(&key);
+            if kind == ENDED {
+                records.insert(sequence, bytes);
+            } else {
+                records.entry(sequence).or_insert(bytes);
+            }
+            read += 1;
+            if read == STRETCH {
+                floor = floor.max(Some(sequence));
+            }
+        }
+    }
+    if let Some(floor) = floor {
+        records = records.split_off(&floor);
+    }
+    Ok((records, floor))
 }
 
 pub(super) fn next_sequence(tree: &Tree) -> Result<Sequence, StoreError> {
@@ -106,4 +128,47 @@ pub(super) fn unfinished(tree: &Tree) -> Result<Agenda, StoreError> {
         }
     }
     Ok(agenda)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_moves_while_all_are_listed_is_listed() {
+        const MOVED_AT_ONCE: u64 = 300;
+        const RECORDS: u64 = 15_000;
+        let db = sled::Config::new().temporary(true).open().expect("opens");
+        let tree: Tree = (*db).clone();
+        let value = vec![b'x'; 600];
+        let written = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for sequence in 0..RECORDS {
+                    tree.insert(key(IN_PROGRESS, sequence), value.as_slice()).expect("written");
+                    written.store(sequence + 1, Ordering::SeqCst);
+                    // Ended out of order: the one that is moved is one of the last few hundred.
+                    let batch = sequence / MOVED_AT_ONCE;
+                    if let Some(earlier) = batch.checked_sub(1) {
+                        let moved = earlier * MOVED_AT_ONCE + sequence * 7 % MOVED_AT_ONCE;
+                        tree.insert(key(ENDED, moved), value.as_slice()).expect("written");
+                        tree.remove(key(IN_PROGRESS, moved)).expect("removed");
+                    }
+                }
+            });
+            while !writer.is_finished() {
+                let count = written.load(Ordering::SeqCst);
+                let listed: Vec<_> = newest_first(&tree, Some(count)).map(|entry| entry.expect("read").0).collect();
+                let expected: Vec<_> = (0..count).rev().collect();
+                let missing: Vec<_> = if listed == expected {
+                    vec![]
+                } else {
+                    expected.iter().filter(|wanted| !listed.contains(wanted)).collect()
+                };
+                assert!(listed == expected, "of {count} records {missing:?} are missing");
+            }
+        });
+    }
 }
