@@ -20,6 +20,7 @@ mod bodies;
 mod command_line;
 mod crash;
 mod delivery;
+mod power;
 mod receive;
 mod storm;
 mod support;
