@@ -5,7 +5,7 @@
 //! that was durable by then, and of the rest whatever a cache that reorders happened to have written, down to single
 //! sectors of one write. The store must open there, and know everything that had been acknowledged.
 //!
-//! `DOORBELL_POWER_ROUNDS` is the number of moments (default 12; the long form is 200).
+//! `DOORBELL_POWER_ROUNDS` is the number of moments (default 16; the long form is 200).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -25,8 +25,10 @@ use crate::support::marketplace::Marketplace;
 use crate::support::process::{Process, doorbell};
 use crate::support::receiver::{notify, token};
 
-const EVENTS: usize = 66;
+const EVENTS: usize = 154;
 const CALLERS: usize = 12;
+/// More or less what it takes to make a store.
+const FIRST_DEEDS: usize = 40;
 /// What a disk writes in one piece, or not at all.
 const SECTOR: usize = 512;
 
@@ -335,13 +337,18 @@ async fn faults(record: &Record, moment: usize, directory: &Path) -> Vec<String>
 async fn loss_of_power_at_any_moment_loses_nothing_acknowledged_by_the_attributes_and_does_without_them() {
     let directory = tempfile::tempdir().expect("a directory");
     let Some(record) = recorded(&directory).await else { return };
-    let rounds: usize = std::env::var("DOORBELL_POWER_ROUNDS").map_or(12, |text| text.parse().expect("a number"));
+    let rounds: usize = std::env::var("DOORBELL_POWER_ROUNDS").map_or(16, |text| text.parse().expect("a number"));
     let seed = getrandom::u64().expect("randomness");
     let mut chance = Chance(seed);
     let mut lost_without = 0;
     for round in 0..rounds {
-        // The last moment among them: everything is acknowledged by then.
-        let moment = if round == 0 { record.deeds.len() } else { chance.below(record.deeds.len() + 1) };
+        let moment = match round % 4 {
+            // Everything is acknowledged by then.
+            0 if round == 0 => record.deeds.len(),
+            // The store is only just being made.
+            1 => chance.below(FIRST_DEEDS),
+            _ => chance.below(record.deeds.len() + 1),
+        };
         for disk in [Disk::HonoursAttributes, Disk::IgnoresAttributes] {
             let left = directory.path().join("left");
             std::fs::create_dir(&left).expect("made");

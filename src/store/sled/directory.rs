@@ -93,8 +93,17 @@ impl DataDirectory {
             return Err(OpenError::NotDurable { directory: directory.to_owned() });
         }
 
-        let db = open_database(&database, directory)?;
         let marker = directory.join(MARKER);
+        let db = match open_database(&database, directory) {
+            Err(OpenError::Damaged { reason, .. }) if !marker.exists() => {
+                // Power was lost while it was being made; nothing was acknowledged in it.
+                set_aside(&database).map_err(unusable)?;
+                tracing::warn!(directory = %directory.display(), reason, "a store that was never finished is made anew");
+                make_synchronous(directory).map_err(unusable)?;
+                open_database(&database, directory)?
+            }
+            opened => opened?,
+        };
         let layout = db.get(LAYOUT_KEY).map_err(|error| damaged(error.to_string()))?;
         match layout.as_deref() {
             Some(LAYOUT) => {}
@@ -128,6 +137,16 @@ pub(super) fn flush(db: &Db, database: &Path, durability: Durability) -> Result<
         synced.map_err(|error| StoreError::Unavailable(error.to_string()))?;
     }
     Ok(())
+}
+
+/// Keeps a database that cannot be opened beside the one that takes its place.
+fn set_aside(database: &Path) -> std::io::Result<()> {
+    let aside = database.with_extension("unfinished");
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside)?;
+    }
+    std::fs::rename(database, aside)?;
+    std::fs::create_dir(database)
 }
 
 /// A snapshot that was being written at a crash makes sled refuse to open; the log still holds everything.

@@ -98,6 +98,18 @@ fn a_damaged_store_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
+fn a_store_whose_making_was_cut_off_is_made_anew_and_what_there_was_is_kept_aside() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = directory.path().join(DATABASE);
+    std::fs::create_dir(&database).expect("made");
+    std::fs::write(database.join("conf"), b"this is half a sled conf").expect("written");
+    for _ in 0..2 {
+        drop(open(directory.path()));
+    }
+    assert!(directory.path().join("sled.unfinished").join("conf").exists());
+}
+
+#[test]
 fn a_snapshot_torn_by_a_crash_does_not_keep_the_store_from_opening() {
     let directory = tempfile::tempdir().expect("a directory");
     drop(open(directory.path()));
