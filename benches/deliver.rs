@@ -212,7 +212,7 @@ fn fill(directory: &Path, events: u32) {
                     store.record(&notification, now).await.expect("recorded");
                     // Later than any of the tasks has recorded anything.
                     let now = now.plus(Duration::from_mins(1));
-                    let claim = store.claim(lease, now).await.expect("answers").expect("one event at least");
+                    let claim = store.claim(lease, now, &[]).await.expect("answers").expect("one event at least");
                     let step = Step::Fetched { facts: facts.clone(), body: ORDER.as_bytes().to_vec() };
                     let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, lease, now).await else { panic!() };
                     let mut result = EventResult::success("accepted");

@@ -367,7 +367,28 @@ async fn retry_after_is_honoured() {
     marketplace.with(|books| books.read_twists.push_back(Twist::RetryAfter(429, 600)));
     receiver.notify("/create", &marketplace.order("1")).await;
     until_attempts(&receiver, 1).await;
-    assert_eq!(receiver.store.next_due().await, Ok(Some(clock.now().plus(Duration::from_mins(10)))));
+    assert_eq!(receiver.store.next_due(&[]).await, Ok(Some(clock.now().plus(Duration::from_mins(10)))));
     clock.advance(Duration::from_mins(10));
     receiver.until_state("done").await;
+}
+
+#[tokio::test]
+async fn a_marketplace_that_stalls_leaves_hands_for_the_others() {
+    let (stalled, other) = (Marketplace::start().await, Marketplace::start().await);
+    let second = configuration(&other.base_url, "memory:");
+    let second = &second[second.find("[[integrations.marketplaces]]").expect("a marketplace")..];
+    let configuration = format!("{}{second}", configuration(&stalled.base_url, "memory:"))
+        .replace("[delivery]", "[delivery]\nconcurrency = 4\nconcurrency_per_marketplace = 3");
+    let receiver = Receiver::start(&configuration, Counting::default()).await;
+    stalled.with(|books| books.read_twists.extend(vec![Twist::Hang; 20]));
+    for number in 0..20 {
+        receiver.notify("/create", &stalled.order(&number.to_string())).await;
+    }
+    stalled.until("all the hands it may have are taken", |books| books.arrived.get("read") == Some(&3)).await;
+    for number in 0..5 {
+        let id = number.to_string();
+        receiver.notify("/create", &other.order(&id)).await;
+        other.until_settled(&id).await;
+    }
+    assert_eq!(stalled.with(|books| books.arrived["read"]), 3);
 }

@@ -270,8 +270,8 @@ impl EventStore for Broken {
     async fn record(&self, _: &Notification, _: Timestamp) -> Result<Recorded, StoreError> {
         Err(self.1.clone())
     }
-    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
-        self.0.claim(lease, now).await
+    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        self.0.claim(lease, now, busy).await
     }
     async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
         self.0.advance(claim, step, lease, now).await
@@ -297,8 +297,8 @@ impl EventStore for Broken {
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         self.0.list(filter, before, limit).await
     }
-    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.0.next_due().await
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+        self.0.next_due(busy).await
     }
     fn watch(&self, id: EventId) -> Watch {
         self.0.watch(id)

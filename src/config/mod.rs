@@ -111,6 +111,9 @@ pub struct Delivery {
     /// How many events are worked on at once.
     #[serde(deserialize_with = "from_text")]
     pub concurrency: usize,
+    /// How many events of one marketplace.
+    #[serde(deserialize_with = "from_text")]
+    pub concurrency_per_marketplace: usize,
     /// The longest wait before each next try; the last repeats.
     #[serde(deserialize_with = "durations")]
     pub retry: Vec<Duration>,
@@ -257,8 +260,13 @@ impl Config {
                 ),
             );
         }
-        if self.delivery.concurrency == 0 {
-            fault("delivery.concurrency".into(), "is 0, so no event would ever be worked; write at least 1".into());
+        for (key, concurrency) in [
+            ("delivery.concurrency", self.delivery.concurrency),
+            ("delivery.concurrency_per_marketplace", self.delivery.concurrency_per_marketplace),
+        ] {
+            if concurrency == 0 {
+                fault(key.into(), "is 0, so no event would ever be worked; write at least 1".into());
+            }
         }
         if self.delivery.retry.is_empty() {
             fault("delivery.retry".into(), "is empty; write at least one duration, such as [\"5s\"]".into());

@@ -1,7 +1,8 @@
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -43,6 +44,55 @@ pub struct Worker {
     give_up_after: Duration,
     handler_timeout: Duration,
     permits: Arc<Semaphore>,
+    in_hand: Arc<InHand>,
+}
+
+/// How many events of each marketplace are worked, so that one that stalls does not take all the hands there are.
+struct InHand {
+    most: usize,
+    /// By base URL; marketplaces without an event in hand are not in it.
+    counts: Mutex<HashMap<String, usize>>,
+    /// A marketplace has a hand free again.
+    freed: Notify,
+}
+
+impl InHand {
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The marketplaces with no hand free.
+    fn busy(&self) -> Vec<String> {
+        let counts = self.counts();
+        counts.iter().filter(|(_, count)| **count >= self.most).map(|(marketplace, _)| marketplace.clone()).collect()
+    }
+
+    fn take(self: &Arc<Self>, marketplace: &str) -> Hand {
+        *self.counts().entry(marketplace.to_owned()).or_default() += 1;
+        Hand { marketplace: marketplace.to_owned(), in_hand: Arc::clone(self) }
+    }
+}
+
+/// A hand on one event of a marketplace, which is free again when this is dropped.
+struct Hand {
+    marketplace: String,
+    in_hand: Arc<InHand>,
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        let mut counts = self.in_hand.counts();
+        let Some(count) = counts.get_mut(&self.marketplace) else { return };
+        let was_busy = *count >= self.in_hand.most;
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&self.marketplace);
+        }
+        drop(counts);
+        if was_busy {
+            self.in_hand.freed.notify_one();
+        }
+    }
 }
 
 /// How a stage ended.
@@ -72,6 +122,11 @@ impl Worker {
             give_up_after: delivery.give_up_after,
             handler_timeout,
             permits: Arc::new(Semaphore::new(delivery.concurrency)),
+            in_hand: Arc::new(InHand {
+                most: delivery.concurrency_per_marketplace,
+                counts: Mutex::default(),
+                freed: Notify::new(),
+            }),
         }
     }
 
@@ -82,17 +137,19 @@ impl Worker {
         let in_hand = TaskTracker::new();
         while !stop.is_cancelled() {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
-            match self.store.claim(self.lease(), self.clock.now()).await {
+            let busy = self.in_hand.busy();
+            match self.store.claim(self.lease(), self.clock.now(), &busy).await {
                 Ok(Some(claim)) => {
+                    let hand = self.in_hand.take(&claim.event().marketplace);
                     let worker = Arc::clone(&self);
                     in_hand.spawn(async move {
                         Box::pin(worker.work(claim)).await;
-                        drop(permit);
+                        drop((hand, permit));
                     });
                 }
                 Ok(None) => {
                     drop(permit);
-                    self.wait_for_work(&stop).await;
+                    self.wait_for_work(&stop, &busy).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "no event could be claimed");
@@ -107,8 +164,8 @@ impl Worker {
         in_hand.wait().await;
     }
 
-    async fn wait_for_work(&self, stop: &CancellationToken) {
-        let next_due = self.store.next_due().await.ok().flatten();
+    async fn wait_for_work(&self, stop: &CancellationToken, busy: &[String]) {
+        let next_due = self.store.next_due(busy).await.ok().flatten();
         let due = async {
             match next_due {
                 Some(moment) => self.clock.sleep_until(moment).await,
@@ -118,6 +175,7 @@ impl Worker {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.store.changed() => {}
+            () = self.in_hand.freed.notified() => {}
             () = due => {}
         }
     }

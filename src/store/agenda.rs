@@ -21,17 +21,26 @@ type AccountKey = Arc<(String, String)>;
 pub(super) struct Agenda {
     entries: HashMap<Sequence, Entry>,
     sequences: HashMap<EventId, Sequence>,
-    /// Free events that nothing holds up, by when they are due.
-    ready: BTreeSet<(Timestamp, Sequence)>,
+    lanes: Vec<Lane>,
     /// Held events, by when their lease ends.
     held: BTreeSet<(Timestamp, Sequence)>,
     accounts: HashMap<AccountKey, Queue>,
     last_fence: u64,
 }
 
+/// The events of one marketplace.
+#[derive(Debug)]
+struct Lane {
+    marketplace: String,
+    /// Free events that nothing holds up, by when they are due.
+    ready: BTreeSet<(Timestamp, Sequence)>,
+}
+
 #[derive(Debug)]
 struct Entry {
     id: EventId,
+    /// Place of its marketplace among the lanes.
+    lane: usize,
     due: Timestamp,
     account: Option<AccountKey>,
     hold: Option<Hold>,
@@ -58,7 +67,8 @@ impl Agenda {
     /// Puts an unfinished event up for claiming.
     pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord) {
         self.sequences.insert(event.id, sequence);
-        self.entries.insert(sequence, Entry { id: event.id, due: event.due, account: None, hold: None });
+        let lane = self.lane(&event.marketplace);
+        self.entries.insert(sequence, Entry { id: event.id, lane, due: event.due, account: None, hold: None });
         if let Some(account) = account_of(event) {
             self.join(sequence, account);
         }
@@ -70,14 +80,14 @@ impl Agenda {
         self.sequences.get(&id).copied()
     }
 
-    /// Takes the event that has been due longest.
-    pub(super) fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<(Sequence, u64)> {
+    /// Takes the event that has been due longest, leaving those of `busy` marketplaces alone.
+    pub(super) fn claim(&mut self, lease: Duration, now: Timestamp, busy: &[String]) -> Option<(Sequence, u64)> {
         self.end_leases(now);
-        let &(due, sequence) = self.ready.first()?;
+        let &(due, sequence) = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).min()?;
         if due > now {
             return None;
         }
-        self.ready.pop_first();
+        self.withdraw(sequence);
         self.last_fence += 1;
         self.hold(sequence, Hold { fence: self.last_fence, until: now.plus(lease) });
         Some((sequence, self.last_fence))
@@ -85,18 +95,19 @@ impl Agenda {
 
     /// Makes an event due now, unless somebody holds it.
     pub(super) fn hasten(&mut self, sequence: Sequence, now: Timestamp) {
-        let Some(entry) = self.entries.get_mut(&sequence).filter(|entry| entry.hold.is_none()) else { return };
-        if entry.due > now {
-            self.ready.remove(&(entry.due, sequence));
-            entry.due = now;
-            self.offer(sequence);
+        let is_early = self.entries.get(&sequence).is_some_and(|entry| entry.hold.is_none() && entry.due > now);
+        if is_early {
+            self.withdraw(sequence);
+            self.free(sequence, now);
         }
     }
 
     /// Takes an event that nobody holds out of every worker's reach, until it is freed or removed.
     pub(super) fn seize(&mut self, sequence: Sequence) -> bool {
-        let Some(entry) = self.entries.get(&sequence).filter(|entry| entry.hold.is_none()) else { return false };
-        self.ready.remove(&(entry.due, sequence));
+        if self.entries.get(&sequence).is_none_or(|entry| entry.hold.is_some()) {
+            return false;
+        }
+        self.withdraw(sequence);
         self.last_fence += 1;
         self.hold(sequence, Hold { fence: self.last_fence, until: Timestamp::MAX });
         true
@@ -152,10 +163,10 @@ impl Agenda {
     /// Takes an event off: nothing is left to do for it.
     pub(super) fn remove(&mut self, sequence: Sequence) {
         self.release(sequence);
+        self.withdraw(sequence);
         let Some(entry) = self.entries.remove(&sequence) else { return };
         self.sequences.remove(&entry.id);
         self.shrink();
-        self.ready.remove(&(entry.due, sequence));
         let Some(account) = entry.account else { return };
         let Some(queue) = self.accounts.get_mut(&account) else { return };
         queue.waiting.remove(&sequence);
@@ -176,11 +187,30 @@ impl Agenda {
         }
     }
 
-    /// When the next free event is due or the next lease ends.
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
-        let due = self.ready.first().map(|&(due, _)| due);
+    /// When the next free event is due that is not of a `busy` marketplace, or the next lease ends.
+    pub(super) fn next_due(&self, busy: &[String]) -> Option<Timestamp> {
+        let due = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).map(|&(due, _)| due).min();
         let lease_end = self.held.first().map(|&(until, _)| until);
         [due, lease_end].into_iter().flatten().min()
+    }
+
+    fn lanes_but<'a>(&'a self, busy: &'a [String]) -> impl Iterator<Item = &'a Lane> {
+        self.lanes.iter().filter(|lane| !busy.contains(&lane.marketplace))
+    }
+
+    /// The lane of a marketplace. There are few of them.
+    fn lane(&mut self, marketplace: &str) -> usize {
+        self.lanes.iter().position(|lane| lane.marketplace == marketplace).unwrap_or_else(|| {
+            self.lanes.push(Lane { marketplace: marketplace.to_owned(), ready: BTreeSet::new() });
+            self.lanes.len() - 1
+        })
+    }
+
+    /// Takes an event off its lane.
+    fn withdraw(&mut self, sequence: Sequence) {
+        if let Some(entry) = self.entries.get(&sequence) {
+            self.lanes[entry.lane].ready.remove(&(entry.due, sequence));
+        }
     }
 
     fn end_leases(&mut self, now: Timestamp) {
@@ -200,10 +230,8 @@ impl Agenda {
         let first_before = queue.waiting.first().copied();
         queue.waiting.insert(sequence);
         // An earlier event overtakes the one that was on offer.
-        if let Some(later) = first_before.filter(|&first| first > sequence)
-            && let Some(entry) = self.entries.get(&later)
-        {
-            self.ready.remove(&(entry.due, later));
+        if let Some(later) = first_before.filter(|&first| first > sequence) {
+            self.withdraw(later);
         }
     }
 
@@ -223,7 +251,7 @@ impl Agenda {
             && let Some(entry) = self.entries.get(&sequence)
             && entry.hold.is_none()
         {
-            self.ready.insert((entry.due, sequence));
+            self.lanes[entry.lane].ready.insert((entry.due, sequence));
         }
     }
 

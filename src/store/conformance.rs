@@ -38,7 +38,7 @@ pub(super) fn fetched(account: Option<&str>, body: &[u8]) -> Step {
 }
 
 async fn claim(store: &dyn EventStore, now: Timestamp) -> Option<Claim> {
-    store.claim(LEASE, now).await.expect("the store answers")
+    store.claim(LEASE, now, &[]).await.expect("the store answers")
 }
 
 async fn proceed(store: &dyn EventStore, claim: Claim, step: Step, now: Timestamp) -> Claim {
@@ -117,6 +117,22 @@ pub(super) async fn events_are_claimed_in_order_of_receipt_and_by_one_holder_eac
     assert!(claim(store, at(10)).await.is_none());
 }
 
+pub(super) async fn events_of_busy_marketplaces_are_left_alone(store: &dyn EventStore) {
+    let elsewhere = |token: &str| {
+        let base = BaseUrl::parse("https://other.example").expect("a base URL");
+        let url = EventUrl::parse(&format!("{base}/events/{token}"), [&base]).expect("an event URL");
+        Notification::new("default".into(), url, None, String::new())
+    };
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    store.record(&elsewhere("2"), at(1)).await.expect("recorded");
+    let busy = [store.event(id("1")).await.expect("answers").expect("recorded").marketplace];
+    let held = store.claim(LEASE, at(2), &busy).await.expect("answers").expect("the other one");
+    assert_eq!(held.event().id, elsewhere("2").id());
+    assert!(store.claim(LEASE, at(2), &busy).await.expect("answers").is_none());
+    assert_eq!(store.next_due(&busy).await, Ok(Some(at(2).plus(LEASE))), "the end of the lease, not the busy event");
+    assert_eq!(claim(store, at(2)).await.expect("not busy now").event().id, id("1"));
+}
+
 pub(super) async fn a_body_is_kept_as_received(store: &dyn EventStore) {
     let body: Vec<u8> = (0..100_000_u32).map(|n| u8::try_from(n % 251).expect("a byte")).collect();
     store.record(&notification("1"), at(0)).await.expect("recorded");
@@ -130,7 +146,7 @@ pub(super) async fn an_event_whose_holder_vanished_is_handed_out_again_after_its
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let vanished = claim(store, at(0)).await.expect("one event");
     assert!(claim(store, at(59)).await.is_none());
-    assert_eq!(store.next_due().await, Ok(Some(at(60))));
+    assert_eq!(store.next_due(&[]).await, Ok(Some(at(60))));
     let second = claim(store, at(60)).await.expect("the lease has ended");
     let late = store.advance(vanished, fetched(None, b"{}"), LEASE, at(61)).await;
     assert!(matches!(late, Err(StoreError::LeaseEnded)), "{late:?}");
@@ -160,7 +176,7 @@ pub(super) async fn a_failed_attempt_is_due_again_when_it_says(store: &dyn Event
     let held = claim(store, at(0)).await.expect("one event");
     let retry = Settlement::Retry { due: at(30), error: "down".into() };
     store.settle(held, retry, at(1)).await.expect("settled");
-    assert_eq!(store.next_due().await, Ok(Some(at(30))));
+    assert_eq!(store.next_due(&[]).await, Ok(Some(at(30))));
     assert!(claim(store, at(29)).await.is_none());
     let again = claim(store, at(30)).await.expect("due");
     assert_eq!((again.event().attempts, again.event().last_error.as_deref()), (1, Some("down")));
@@ -365,6 +381,7 @@ macro_rules! conformance {
             a_watch_tells_of_every_change_that_comes_after_it_began
             a_finished_duplicate_brings_the_stored_result
             events_are_claimed_in_order_of_receipt_and_by_one_holder_each
+            events_of_busy_marketplaces_are_left_alone
             a_body_is_kept_as_received
             an_event_whose_holder_vanished_is_handed_out_again_after_its_lease
             a_holder_whose_lease_ended_cannot_settle

@@ -79,9 +79,9 @@ impl EventStore for MemoryStore {
         Ok(Recorded::New)
     }
 
-    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
         let mut inner = self.lock();
-        let claimed = inner.agenda.claim(lease, now);
+        let claimed = inner.agenda.claim(lease, now, busy);
         Ok(claimed.map(|(sequence, fence)| Claim { record: inner.records[&sequence].clone(), sequence, fence }))
     }
 
@@ -184,8 +184,8 @@ impl EventStore for MemoryStore {
         Ok(page)
     }
 
-    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.lock().agenda.next_due())
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.lock().agenda.next_due(busy))
     }
 
     fn watch(&self, id: EventId) -> Watch {

@@ -195,11 +195,12 @@ pub trait EventStore: Send + Sync + 'static {
     /// event: exactly one of them returns [`Recorded::New`] (G2).
     async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError>;
 
-    /// Hands out the unfinished event that has been due longest, for the length of `lease`.
+    /// Hands out the unfinished event that has been due longest, for the length of `lease`, leaving alone those that
+    /// lie in one of the `busy` marketplaces.
     ///
     /// No event has two holders, and of one account at most one event is held, the earliest received first (G5).
     /// An event whose holder did not settle it in time is handed out again.
-    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError>;
+    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError>;
 
     /// Makes progress durable and renews the lease.
     ///
@@ -229,8 +230,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// Up to `limit` events, newest first, that were received before the event at `before`.
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
 
-    /// When the next event that cannot be claimed yet becomes due, or its lease ends.
-    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+    /// When the next event that cannot be claimed yet becomes due, but for the `busy` marketplaces, or its lease ends.
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError>;
 
     /// Begins to watch an event: the watch tells when a change of its record has become durable.
     fn watch(&self, id: EventId) -> Watch;

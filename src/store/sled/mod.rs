@@ -164,8 +164,8 @@ impl EventStore for SledStore {
         self.write(|reply| Write::Record(Arc::new(record), encoded, reply)).await
     }
 
-    async fn claim(&self, lease: Duration, now: Timestamp) -> Result<Option<Claim>, StoreError> {
-        let Some((sequence, fence)) = lock(&self.agenda).claim(lease, now) else { return Ok(None) };
+    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        let Some((sequence, fence)) = lock(&self.agenda).claim(lease, now, busy) else { return Ok(None) };
         match stored_record(&self.tree, sequence)? {
             Some(record) => Ok(Some(Claim { record, sequence, fence })),
             None => Err(StoreError::Unreadable(format!("event number {sequence} has no record"))),
@@ -236,8 +236,8 @@ impl EventStore for SledStore {
         Ok(page)
     }
 
-    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        Ok(lock(&self.agenda).next_due())
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+        Ok(lock(&self.agenda).next_due(busy))
     }
 
     fn watch(&self, id: EventId) -> Watch {

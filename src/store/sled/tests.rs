@@ -27,7 +27,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_is_worked_on() {
         store.record(&notification(token), at(0)).await.expect("recorded");
     }
     for token in ["done", "handled"] {
-        let claim = store.claim(LEASE, at(1)).await.expect("answers").expect(token);
+        let claim = store.claim(LEASE, at(1), &[]).await.expect("answers").expect(token);
         let Advanced::Proceed(claim) = store.advance(claim, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched")
         else {
             panic!()
@@ -44,7 +44,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_is_worked_on() {
 
     let store = open(directory.path());
     let mut states = Vec::new();
-    while let Some(claim) = store.claim(LEASE, at(2)).await.expect("answers") {
+    while let Some(claim) = store.claim(LEASE, at(2), &[]).await.expect("answers") {
         states.push(claim.event().state);
     }
     assert_eq!(states, [State::Received, State::Handled]);
@@ -202,8 +202,10 @@ async fn agree(actions: Vec<Action>) {
                 assert_eq!(sled.record(&notification, now).await, memory.record(&notification, now).await);
             }
             Action::Claim => {
-                let claims =
-                    (sled.claim(LEASE, now).await.expect("answers"), memory.claim(LEASE, now).await.expect("answers"));
+                let claims = (
+                    sled.claim(LEASE, now, &[]).await.expect("answers"),
+                    memory.claim(LEASE, now, &[]).await.expect("answers"),
+                );
                 match claims {
                     (Some(a), Some(b)) => {
                         assert_eq!(a.event(), b.event());
@@ -248,7 +250,10 @@ async fn agree(actions: Vec<Action>) {
                 // Lets memory's leases end as sled's do; what this hands out on both sides is let go again.
                 drop(sled);
                 sled = open(directory.path());
-                let both = (sled.claim(Duration::ZERO, at(clock)).await, memory.claim(Duration::ZERO, at(clock)).await);
+                let both = (
+                    sled.claim(Duration::ZERO, at(clock), &[]).await,
+                    memory.claim(Duration::ZERO, at(clock), &[]).await,
+                );
                 assert_eq!(
                     both.0.expect("answers").map(|claim| claim.record),
                     both.1.expect("answers").map(|claim| claim.record)

@@ -403,7 +403,7 @@ mod tests {
                 let directory = tempfile::tempdir().expect("a directory");
                 let store = SledStore::open(directory.path(), false).expect("opens");
                 store.record(&notification("before"), at(0)).await.expect("recorded");
-                let claim = store.claim(LEASE, at(0)).await.expect("answers").expect("the one before");
+                let claim = store.claim(LEASE, at(0), &[]).await.expect("answers").expect("the one before");
                 store.settle(claim, Settlement::Dead("out of the way".into()), at(0)).await.expect("settled");
                 let id = notification("1").id();
                 if step > 0 {
@@ -411,7 +411,7 @@ mod tests {
                 }
                 let mut claim = None;
                 if step > 1 {
-                    let received = store.claim(LEASE, at(1)).await.expect("answers").expect("the event");
+                    let received = store.claim(LEASE, at(1), &[]).await.expect("answers").expect("the event");
                     let fetched = store.advance(received, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched");
                     let Advanced::Proceed(fetched) = fetched else { panic!("nothing is in its way") };
                     claim = Some(fetched);
@@ -420,7 +420,7 @@ mod tests {
                     store.settle(claim.take().expect("held"), Settlement::Done(None), at(2)).await.expect("settled");
                 }
                 if step == 1 {
-                    claim = store.claim(LEASE, at(1)).await.expect("answers");
+                    claim = store.claim(LEASE, at(1), &[]).await.expect("answers");
                 }
 
                 // What the writer would write for the next step, cut off after `applied` writes.
@@ -474,7 +474,7 @@ mod tests {
                 ids.dedup();
                 assert_eq!(ids.len(), 3, "step {step} after {applied} writes: {page:?}");
                 let mut claimable = 0;
-                while let Some(claim) = store.claim(LEASE, at(10)).await.expect("answers") {
+                while let Some(claim) = store.claim(LEASE, at(10), &[]).await.expect("answers") {
                     claimable += 1;
                     if claim.event().id == id && claim.event().state == State::Received {
                         store.advance(claim, fetched(None, b"short"), LEASE, at(10)).await.expect("fetched");
