@@ -20,7 +20,7 @@ use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::Door;
 use crate::store::memory::MemoryStore;
 use crate::store::sled::{OpenError, SledStore};
-use crate::store::{Durability, EventStore, StoreError};
+use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
 
 /// Name of the issuer's signing key among the store's secrets.
 const SIGNING_KEY: &str = "issuer.signing-key.1";
@@ -74,6 +74,7 @@ pub struct App {
     stop: CancellationToken,
     servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
     worker: JoinHandle<()>,
+    retention: JoinHandle<()>,
 }
 
 impl App {
@@ -109,7 +110,7 @@ impl App {
             config.handler.timeout,
         ));
         let door = Arc::new(open_door(config, &store, &clock).await?);
-        let office = Arc::new(Office::new(store, clock, config.admin.token.clone()));
+        let office = Arc::new(Office::new(Arc::clone(&store), Arc::clone(&clock), config.admin.token.clone()));
 
         let (public_server, public) =
             listen("server.listen", config.server.listen, config.server.shutdown_timeout, move |app| door.routes(app))?;
@@ -122,6 +123,7 @@ impl App {
             admin,
             shutdown_timeout: config.server.shutdown_timeout,
             worker: tokio::spawn(worker.run(stop.clone())),
+            retention: tokio::spawn(prune_from_time_to_time(store, clock, config.store.keep, stop.clone())),
             stop,
             servers,
         })
@@ -137,6 +139,7 @@ impl App {
             handle.stop(true).await;
             let _ = running.await;
         }
+        let _ = self.retention.await;
         if tokio::time::timeout_at(deadline, &mut self.worker).await.is_err() {
             tracing::warn!("work in hand did not finish in time; it goes on at the next start");
             self.worker.abort();

@@ -176,7 +176,7 @@ async fn a_duplicate_of_an_event_whose_result_is_not_confirmed_is_given_it_and_h
     let configuration =
         configuration(&marketplace.base_url, "memory:").replace("retry = [\"10ms\"]", "retry = [\"10h\"]");
     let receiver = Receiver::start(&configuration, Accept).await;
-    marketplace.with(|books| books.result_twists.push_back(Twist::RetryAfter(503, 3600)));
+    marketplace.with(|books| books.result_twists.push_back(Twist::RetryAfter(503, "3600".into())));
     let url = marketplace.order("1");
     assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);
     until_failed(&receiver, 1).await;

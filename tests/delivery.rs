@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use doorbell::async_trait;
-use doorbell::clock::{Clock, ManualClock, SystemClock};
+use doorbell::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use doorbell::event::{AccountIdentifier, ErrorCode};
 use doorbell::handler::{
     Accept, AddonOrder, NewAccount, SubscriptionCancel, SubscriptionNotice, SubscriptionOrder, UserAssignment,
@@ -169,7 +169,7 @@ async fn an_event_that_fails_beyond_all_patience_is_dead_and_an_operator_can_hav
     let store = Arc::new(MemoryStore::new());
     let receiver = Receiver::start_with(&configuration, store, Counting::default(), clock.clone()).await;
     // The clock stands still, so the second attempt waits for the test.
-    marketplace.with(|books| books.read_twists.extend([Twist::RetryAfter(500, 60), Twist::Answer(500)]));
+    marketplace.with(|books| books.read_twists.extend([Twist::RetryAfter(500, "60".into()), Twist::Answer(500)]));
     receiver.notify("/create", &marketplace.order("1")).await;
     until_attempts(&receiver, 1).await;
     clock.advance(Duration::from_hours(25));
@@ -361,14 +361,24 @@ async fn no_redirect_is_followed_and_no_token_leaves_for_another_host() {
 #[tokio::test]
 async fn retry_after_is_honoured() {
     let marketplace = Marketplace::start().await;
-    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    // Sunday, 6 November 1994, 08:39:37 GMT.
+    let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(784_111_177_000)));
     let configuration = configuration(&marketplace.base_url, "memory:");
     let receiver = Receiver::start_with(&configuration, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::RetryAfter(429, 600)));
-    receiver.notify("/create", &marketplace.order("1")).await;
-    until_attempts(&receiver, 1).await;
-    assert_eq!(receiver.store.next_due(&[]).await, Ok(Some(clock.now().plus(Duration::from_mins(10)))));
-    clock.advance(Duration::from_mins(10));
+    let bearer = receiver.token().await;
+    let (client, public) = (&receiver.client, &receiver.public);
+    let waits = [("600", 10), ("Sun, 06 Nov 1994 08:59:37 GMT", 10), ("Sunday, 06-Nov-94 09:29:37 GMT", 30)];
+    marketplace.with(|books| books.read_twists.extend(waits.map(|(wait, _)| Twist::RetryAfter(429, wait.into()))));
+    notify(client, public, &bearer, "/create", &marketplace.order("1")).await;
+    for (attempt, (wait, minutes)) in (1..).zip(waits) {
+        until_attempts(&receiver, attempt).await;
+        assert_eq!(
+            receiver.store.next_due(&[]).await,
+            Ok(Some(clock.now().plus(Duration::from_mins(minutes)))),
+            "{wait}"
+        );
+        clock.advance(Duration::from_mins(minutes));
+    }
     receiver.until_state("done").await;
 }
 

@@ -288,6 +288,9 @@ impl EventStore for Broken {
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
         self.0.account_status(integration, account).await
     }
+    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.0.prune(moment, limit).await
+    }
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
         self.0.event(id).await
     }

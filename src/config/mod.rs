@@ -71,6 +71,9 @@ pub struct Store {
     /// Refuse to start where acknowledged events would not survive loss of power.
     #[serde(deserialize_with = "from_text")]
     pub require_durable: bool,
+    /// How long finished events are kept.
+    #[serde(deserialize_with = "duration")]
+    pub keep: Duration,
 }
 
 /// Which store, and where.

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 use super::tokens::Tokens;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Marketplace;
 use crate::egress::{Egress, EgressError};
 use crate::event::{BaseUrl, EventResult, EventUrl, MAX_BODY_BYTES};
@@ -21,6 +21,7 @@ pub struct MarketplaceClient {
     base_url: BaseUrl,
     egress: Egress,
     tokens: Tokens,
+    clock: Arc<dyn Clock>,
 }
 
 /// What came of reading an event.
@@ -81,8 +82,8 @@ impl MarketplaceClient {
             BaseUrl::parse(&marketplace.token_url()).map_err(|error| CallError::Token(format!("token_url {error}")))?;
         let base_url = marketplace.base_url.clone();
         let egress = Egress::new(vec![base_url.clone(), token_origin], MAX_BODY_BYTES)?;
-        let tokens = Tokens::new(marketplace, egress.clone(), clock)?;
-        Ok(Self { base_url, egress, tokens })
+        let tokens = Tokens::new(marketplace, egress.clone(), Arc::clone(&clock))?;
+        Ok(Self { base_url, egress, tokens, clock })
     }
 
     /// Where this marketplace lives.
@@ -100,7 +101,7 @@ impl MarketplaceClient {
         match answer.status() {
             status if status.is_success() => Ok(Fetched::Body(answer.into_body())),
             status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => Ok(Fetched::Gone(status)),
-            _ => Err(unhelpful(&answer)),
+            _ => Err(unhelpful(&answer, self.clock.now())),
         }
     }
 
@@ -114,7 +115,7 @@ impl MarketplaceClient {
         match answer.status() {
             status if status.is_success() => Ok(Reported::Taken),
             status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT) => Ok(Reported::SettledBefore(status)),
-            _ => Err(unhelpful(&answer)),
+            _ => Err(unhelpful(&answer, self.clock.now())),
         }
     }
 
@@ -161,12 +162,18 @@ fn request(method: &Method, url: &str, token: &SecretString, body: &[u8]) -> Res
     Ok(request.body(body.to_vec()).map_err(|error| EgressError::Unsendable(error.to_string()))?)
 }
 
-fn unhelpful(answer: &Response<Vec<u8>>) -> CallError {
-    CallError::Status { status: answer.status(), retry_after: retry_after(answer.headers()) }
+fn unhelpful(answer: &Response<Vec<u8>>, now: Timestamp) -> CallError {
+    CallError::Status { status: answer.status(), retry_after: retry_after(answer.headers(), now) }
 }
 
-/// `Retry-After` in seconds; its other form, a date, is left to the schedule.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+/// `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let moment = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Timestamp::from_millis(i64::try_from(moment.as_millis()).ok()?).since(now)
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
 }

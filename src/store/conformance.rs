@@ -133,6 +133,39 @@ pub(super) async fn events_of_busy_marketplaces_are_left_alone(store: &dyn Event
     assert_eq!(claim(store, at(2)).await.expect("not busy now").event().id, id("1"));
 }
 
+pub(super) async fn finished_events_are_removed_by_their_age_in_steps_and_others_stay(store: &dyn EventStore) {
+    let tokens = ["dead", "1", "2", "deferred", "3", "fresh", "unfinished", "newest"];
+    for (second, token) in (0..).zip(tokens) {
+        store.record(&notification(token), at(second)).await.expect("recorded");
+    }
+    for token in tokens {
+        let Some(held) = claim(store, at(10)).await else { break };
+        let held = proceed(store, held, fetched(None, b"{}"), at(10)).await;
+        assert_eq!(held.event().id, id(token));
+        let settlement = match token {
+            "dead" => Settlement::Dead("gone".into()),
+            "deferred" => Settlement::Deferred,
+            "unfinished" => Settlement::Retry { due: at(9999), error: "passing".into() },
+            _ => Settlement::Done(None),
+        };
+        let moment = if token == "fresh" { at(50) } else { at(10) };
+        store.settle(held, settlement, moment).await.expect("settled");
+    }
+    assert_eq!(store.prune(at(10), 10).await, Ok(0), "nothing is older than what changed then");
+    assert_eq!(store.prune(at(11), 2).await, Ok(2), "the oldest, no more than asked for");
+    assert_eq!(store.prune(at(11), 2).await, Ok(1));
+    assert_eq!(store.prune(at(11), 2).await, Ok(0));
+    for token in ["1", "2", "3"] {
+        assert_eq!((store.event(id(token)).await, store.body(id(token)).await), (Ok(None), Ok(None)), "{token}");
+    }
+    let page = store.list(&Filter::default(), None, 10).await.expect("a page");
+    let kept = ["newest", "unfinished", "fresh", "deferred", "dead"].map(id);
+    assert_eq!(page.events.iter().map(|event| event.id).collect::<Vec<_>>(), kept);
+    assert!(store.body(id("fresh")).await.expect("read").is_some());
+    assert_eq!(store.record(&notification("1"), at(200)).await, Ok(Recorded::New), "it is not known any more");
+    store.amend(id("dead"), Amendment::Rerun, at(200)).await.expect("it waits for an operator");
+}
+
 pub(super) async fn a_body_is_kept_as_received(store: &dyn EventStore) {
     let body: Vec<u8> = (0..100_000_u32).map(|n| u8::try_from(n % 251).expect("a byte")).collect();
     store.record(&notification("1"), at(0)).await.expect("recorded");
@@ -382,6 +415,7 @@ macro_rules! conformance {
             a_finished_duplicate_brings_the_stored_result
             events_are_claimed_in_order_of_receipt_and_by_one_holder_each
             events_of_busy_marketplaces_are_left_alone
+            finished_events_are_removed_by_their_age_in_steps_and_others_stay
             a_body_is_kept_as_received
             an_event_whose_holder_vanished_is_handed_out_again_after_its_lease
             a_holder_whose_lease_ended_cannot_settle

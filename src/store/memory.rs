@@ -14,7 +14,7 @@ use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
 };
 use crate::clock::Timestamp;
-use crate::event::{AccountChange, AccountStatus, Change, EventId, EventRecord, Notification};
+use crate::event::{AccountChange, AccountStatus, Change, EventId, EventRecord, Notification, State};
 
 /// The store behind `memory:`.
 #[derive(Debug, Default)]
@@ -152,6 +152,21 @@ impl EventStore for MemoryStore {
             self.changed.notify_one();
         }
         Ok(())
+    }
+
+    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let mut inner = self.lock();
+        let newest = inner.records.last_key_value().map(|(newest, _)| *newest);
+        let old = inner.records.iter().filter(|(sequence, record)| {
+            record.state == State::Done && record.updated_at < moment && Some(**sequence) != newest
+        });
+        let old: Vec<_> = old.take(limit).map(|(sequence, record)| (*sequence, record.id)).collect();
+        for (sequence, id) in &old {
+            inner.records.remove(sequence);
+            inner.bodies.remove(sequence);
+            inner.sequences.remove(id);
+        }
+        Ok(old.len())
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {

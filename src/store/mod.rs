@@ -9,6 +9,7 @@ mod codec;
 mod conformance;
 mod durability;
 pub mod memory;
+mod retention;
 pub mod sled;
 mod watch;
 
@@ -24,6 +25,7 @@ use crate::event::{
 };
 
 pub use durability::Durability;
+pub use retention::prune_from_time_to_time;
 pub use watch::Watch;
 
 /// What came of recording a notification.
@@ -217,6 +219,13 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Changes an event that nobody works on.
     async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError>;
+
+    /// Removes up to `limit` events that were done and last changed before `moment`, oldest first, bodies and all.
+    /// Returns how many.
+    ///
+    /// Dead and deferred events stay, since they wait for somebody, and so does the newest event of all, whose place
+    /// in the order must not be given twice.
+    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// The record of an event.
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError>;

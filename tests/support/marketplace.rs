@@ -14,7 +14,7 @@ use super::PATIENCE;
 #[derive(Debug, Clone)]
 pub enum Twist {
     Answer(u16),
-    RetryAfter(u16, u64),
+    RetryAfter(u16, String),
     Redirect(String),
     /// Does what it should, and answers this.
     TakeAndAnswer(u16),
@@ -135,8 +135,8 @@ async fn twisted(twist: &Twist) -> HttpResponse {
     let status = |code: u16| StatusCode::from_u16(code).expect("a status");
     match twist {
         Twist::Answer(code) | Twist::TakeAndAnswer(code) => HttpResponse::build(status(*code)).finish(),
-        Twist::RetryAfter(code, seconds) => {
-            HttpResponse::build(status(*code)).insert_header(("Retry-After", seconds.to_string())).finish()
+        Twist::RetryAfter(code, wait) => {
+            HttpResponse::build(status(*code)).insert_header(("Retry-After", wait.clone())).finish()
         }
         Twist::Redirect(to) => HttpResponse::Found().insert_header(("Location", to.clone())).finish(),
         Twist::Hang | Twist::TakeAndHang => std::future::pending().await,

@@ -71,7 +71,8 @@ impl Bucket {
                 Some(page) => Some(page.clone()),
                 None => tree.get(key).map_err(failed)?,
             };
-            let Some(page) = page else { break };
+            // An empty one is about to be removed.
+            let Some(page) = page.filter(|page| !page.is_empty()) else { break };
             pages.push(page);
             if has_room(&pages) {
                 break;
@@ -103,6 +104,29 @@ impl Bucket {
         page.extend_from_slice(&self.name.fingerprint());
         page.extend_from_slice(&number.to_be_bytes());
         (self.name.page(index), page.into())
+    }
+
+    /// The pages to write, in this order, so that `number` does not stand under the name; an empty one is to be removed.
+    ///
+    /// The last entry of all takes the place that is left, so that only the last page has room.
+    pub(super) fn without(&self, number: u64) -> Vec<(PageKey, IVec)> {
+        let wanted = [self.name.fingerprint(), number.to_be_bytes()].concat();
+        let found = self.pages.iter().enumerate().find_map(|(index, page)| {
+            let position = page.chunks_exact(ENTRY).position(|entry| entry == wanted)?;
+            Some((index, position * ENTRY))
+        });
+        let (Some((index, at)), Some(last)) = (found, self.pages.last()) else { return Vec::new() };
+        let (mut page, mut rest) = (self.pages[index].to_vec(), last.to_vec());
+        let moved = rest.split_off(rest.len().saturating_sub(ENTRY));
+        let mut written = Vec::new();
+        if index + 1 < self.pages.len() {
+            page[at..at + ENTRY].copy_from_slice(&moved);
+            written.push((self.name.page(index), page.into()));
+        } else if at < rest.len() {
+            rest[at..at + ENTRY].copy_from_slice(&moved);
+        }
+        written.push((self.name.page(self.pages.len() - 1), rest.into()));
+        written
     }
 
     /// The page to write so that `number`, and no other, stands under the name.
@@ -192,6 +216,31 @@ mod tests {
                 let mut expected: Vec<_> = added.map(|(number, _)| number).collect();
                 expected.reverse();
                 prop_assert_eq!(numbers, expected);
+            }
+        }
+
+        #[test]
+        fn a_number_that_was_removed_is_gone_and_no_other_one(
+            names in prop::collection::vec(any_name(), 1..400),
+            removed in prop::collection::hash_set(0_usize..400, 0..400),
+        ) {
+            let tree = sled::Config::new().temporary(true).open().expect("opens");
+            for (number, name) in (0_u64..).zip(&names) {
+                let (key, page) = Bucket::load(&tree, &Pending::new(), *name).expect("read").with(number);
+                tree.insert(key, page).expect("written");
+            }
+            for number in removed.iter().filter(|number| **number < names.len()) {
+                let bucket = Bucket::load(&tree, &Pending::new(), names[*number]).expect("read");
+                for (key, page) in bucket.without(*number as u64) {
+                    if page.is_empty() { tree.remove(key) } else { tree.insert(key, page) }.expect("written");
+                }
+            }
+            for name in &names {
+                let mut numbers = Bucket::load(&tree, &Pending::new(), *name).expect("read").numbers();
+                numbers.sort_unstable();
+                let kept = names.iter().enumerate().filter(|(_, other)| other.digest == name.digest);
+                let kept: Vec<_> = kept.filter(|(number, _)| !removed.contains(number)).map(|(number, _)| number as u64).collect();
+                prop_assert_eq!(numbers, kept);
             }
         }
 

@@ -12,6 +12,7 @@
 //! - how an account stands comes before the record of the step that left it so: that step is taken again, and leaves
 //!   it so again;
 //! - a body comes before the record that says it was read, and replaces whatever was left under its keys;
+//! - of an event that is removed the body goes first, then the record, then its index entry;
 //! - where a record stands both among the ended and in progress, the ended one counts: either the other was about to
 //!   be removed, or it was an amendment that nobody was told of.
 //!
@@ -93,6 +94,7 @@ impl SledStore {
             log,
             durability,
             next,
+            kept_to: 0,
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
             watches: Arc::clone(&watches),
@@ -191,6 +193,10 @@ impl EventStore for SledStore {
             self.changed.notify_one();
         }
         Ok(())
+    }
+
+    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.write(|reply| Write::Prune(moment, limit, reply)).await
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {

@@ -145,6 +145,7 @@ enum Action {
     Settle(Settlement),
     Amend(u8, Amendment),
     Hasten(u8),
+    Prune(u8, usize),
     Pass(u8),
     Reopen,
 }
@@ -170,6 +171,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         4 => settlement.prop_map(Action::Settle),
         1 => (0_u8..6, amendment).prop_map(|(event, amendment)| Action::Amend(event, amendment)),
         1 => (0_u8..6).prop_map(Action::Hasten),
+        1 => (0_u8..40, 1_usize..4).prop_map(|(age, limit)| Action::Prune(age, limit)),
         2 => (0_u8..40).prop_map(Action::Pass),
         1 => Just(Action::Reopen),
     ]
@@ -193,7 +195,7 @@ async fn agree(actions: Vec<Action>) {
     let mut sled = open(directory.path());
     let memory = MemoryStore::new();
     let mut held: Vec<(Claim, Claim)> = Vec::new();
-    let mut clock = 0;
+    let (mut clock, mut is_hastened) = (0, false);
     for action in actions {
         let now = at(clock);
         match action {
@@ -242,8 +244,15 @@ async fn agree(actions: Vec<Action>) {
             Action::Hasten(event) => {
                 let id = notification(&event.to_string()).id();
                 assert_eq!(sled.hasten(id, now).await, memory.hasten(id, now).await);
+                is_hastened = true;
+            }
+            Action::Prune(age, limit) => {
+                let moment = at(clock - i64::from(age));
+                assert_eq!(sled.prune(moment, limit).await, memory.prune(moment, limit).await);
             }
             Action::Pass(seconds) => clock += i64::from(seconds),
+            // A hint that a reopened sled does not remember, and memory does.
+            Action::Reopen if is_hastened => {}
             Action::Reopen => {
                 held.clear();
                 clock += 61;

@@ -1,6 +1,6 @@
 //! The one thread that writes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::super::watch::Watches;
 use super::super::{Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec};
 use super::directory::flush;
 use super::index::{Bucket, Name, PageKey, Pending, Standing};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key, sequence_of};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
-use crate::event::{AccountChange, Change, EventId, EventRecord};
+use crate::event::{AccountChange, Change, EventId, EventRecord, State};
 
 /// Writes that are made durable together at most.
 const BATCH: usize = 1024;
@@ -32,6 +32,7 @@ pub(super) enum Write {
     Advance(Claim, Step, Timestamp, Timestamp, oneshot::Sender<Result<Advanced, StoreError>>),
     Settle(Claim, Settlement, Timestamp, oneshot::Sender<Result<(), StoreError>>),
     Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
+    Prune(Timestamp, usize, oneshot::Sender<Result<usize, StoreError>>),
     Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
 }
 
@@ -42,6 +43,8 @@ pub(super) struct Writer {
     pub(super) log: PathBuf,
     pub(super) durability: Durability,
     pub(super) next: Sequence,
+    /// Up to here all that has ended is dead or deferred, and is not to be removed for its age.
+    pub(super) kept_to: Sequence,
     pub(super) agenda: Arc<Mutex<Agenda>>,
     pub(super) changed: Arc<Notify>,
     pub(super) watches: Arc<Watches>,
@@ -58,6 +61,8 @@ struct Group {
     /// Records as this group leaves them.
     records: HashMap<Sequence, Arc<EventRecord>>,
     sequences: HashMap<EventId, Sequence>,
+    /// Events that this group removes.
+    pruned: HashSet<Sequence>,
     answers: Vec<Answer>,
 }
 
@@ -183,6 +188,15 @@ impl Writer {
                     Err(error) => refuse(reply, error),
                 });
             }
+            Write::Prune(moment, limit, reply) => {
+                let prepared = self.prepare_prune(group, moment, limit);
+                group.answers.push(match prepared {
+                    Ok(removed) => Box::new(move |durable, _| {
+                        let _ = reply.send(durable.map(|()| removed));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
             Write::Secret(name, fresh, reply) => {
                 let prepared = self.prepare_secret(group, &name, fresh);
                 group.answers.push(match prepared {
@@ -293,7 +307,7 @@ impl Writer {
     }
 
     fn prepare_amend(
-        &self,
+        &mut self,
         group: &mut Group,
         id: EventId,
         amendment: Amendment,
@@ -302,6 +316,7 @@ impl Writer {
         let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
         let account = record.apply_amendment(amendment.into(), now)?;
+        self.kept_to = self.kept_to.min(sequence);
         let encoded = codec::encode(&record)?;
         if record.state.is_unfinished() {
             self.leave_account(group, sequence, &record.integration, account)?;
@@ -315,6 +330,40 @@ impl Writer {
         }
         group.leave(sequence, Arc::new(record.clone()));
         Ok((sequence, record))
+    }
+
+    fn prepare_prune(&mut self, group: &mut Group, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        let mut only_waiting = true;
+        for entry in self.tree.range(key(ENDED, self.kept_to)..key(ENDED, self.next.saturating_sub(1))) {
+            let (ended, bytes) = entry.map_err(failed)?;
+            let sequence = sequence_of(&ended);
+            let record = codec::decode(&bytes)?;
+            // They are in order of receipt, and none changes before that.
+            if removed == limit || record.received_at >= moment {
+                break;
+            }
+            if record.state != State::Done {
+                if only_waiting {
+                    self.kept_to = sequence + 1;
+                }
+                continue;
+            }
+            only_waiting = false;
+            if record.updated_at >= moment || group.records.contains_key(&sequence) {
+                continue;
+            }
+            for chunk in self.tree.scan_prefix(key(BODY, sequence)).keys() {
+                group.remove(&chunk.map_err(failed)?);
+            }
+            group.remove(&ended);
+            for page in Bucket::load(&self.tree, &group.index, Name::of_event(record.id))?.without(sequence) {
+                group.put_page(page);
+            }
+            group.pruned.insert(sequence);
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     fn prepare_secret(
@@ -346,7 +395,7 @@ impl Writer {
         if let Some(sequence) = group.sequences.get(&id) {
             return Ok(Some((*sequence, Arc::clone(&group.records[sequence]))));
         }
-        let found = find(&self.tree, &self.agenda, id)?;
+        let found = find(&self.tree, &self.agenda, id)?.filter(|(sequence, _)| !group.pruned.contains(sequence));
         Ok(found.map(|(sequence, record)| (sequence, Arc::new(record))))
     }
 }
@@ -363,7 +412,11 @@ impl Group {
     }
 
     fn put_page(&mut self, (key, page): (PageKey, IVec)) {
-        self.put(key, page.clone());
+        if page.is_empty() {
+            self.remove(&key);
+        } else {
+            self.put(key, page.clone());
+        }
         self.index.insert(key, page);
     }
 
@@ -383,20 +436,36 @@ mod tests {
     use super::super::SledStore;
     use super::super::layout::next_sequence;
     use super::*;
-    use crate::event::State;
     use crate::store::conformance::{LEASE, at, fetched, notification};
     use crate::store::{EventStore, Filter};
+
+    /// A writer that prepares as the store's own would, and whose flushes reach nothing.
+    fn writer_beside(store: &SledStore) -> Writer {
+        Writer {
+            db: sled::Config::new().temporary(true).open().expect("opens"),
+            tree: store.tree.clone(),
+            log: PathBuf::new(),
+            durability: Durability::Memory,
+            next: next_sequence(&store.tree).expect("a number"),
+            kept_to: 0,
+            agenda: Arc::clone(&store.agenda),
+            changed: Arc::default(),
+            watches: Arc::default(),
+            failure: Arc::default(),
+        }
+    }
 
     /// A crash between any two writes of a group leaves a store that opens, knows every event that was acknowledged
     /// before, once, and takes the unfinished step again.
     #[tokio::test]
     async fn a_group_that_a_crash_left_applied_in_part_is_as_if_it_had_not_begun_or_had_ended() {
         let long_body = vec![b'x'; 3 * CHUNK];
-        let steps: [&[State]; 4] = [
+        let steps: [&[State]; 5] = [
             &[State::Received],
             &[State::Received, State::Fetched],
             &[State::Fetched, State::Done],
             &[State::Done, State::Fetched],
+            &[State::Done],
         ];
         for (step, allowed) in steps.into_iter().enumerate() {
             for applied in 0.. {
@@ -416,26 +485,21 @@ mod tests {
                     let Advanced::Proceed(fetched) = fetched else { panic!("nothing is in its way") };
                     claim = Some(fetched);
                 }
-                if step == 3 {
+                if step >= 3 {
                     store.settle(claim.take().expect("held"), Settlement::Done(None), at(2)).await.expect("settled");
                 }
                 if step == 1 {
                     claim = store.claim(LEASE, at(1), &[]).await.expect("answers");
                 }
 
+                if step == 4 {
+                    store.record(&notification("newer"), at(2)).await.expect("recorded");
+                    let newer = store.claim(LEASE, at(2), &[]).await.expect("answers").expect("the newer one");
+                    store.settle(newer, Settlement::Dead("out of the way".into()), at(2)).await.expect("settled");
+                }
+
                 // What the writer would write for the next step, cut off after `applied` writes.
-                let writer = Writer {
-                    db: sled::Config::new().temporary(true).open().expect("opens"),
-                    tree: store.tree.clone(),
-                    log: PathBuf::new(),
-                    durability: Durability::Memory,
-                    next: next_sequence(&store.tree).expect("a number"),
-                    agenda: Arc::clone(&store.agenda),
-                    changed: Arc::default(),
-                    watches: Arc::default(),
-                    failure: Arc::default(),
-                };
-                let mut writer = writer;
+                let mut writer = writer_beside(&store);
                 let mut group = Group::default();
                 match step {
                     0 => {
@@ -449,7 +513,8 @@ mod tests {
                     2 => writer
                         .prepare_settle(&mut group, claim.take().expect("held"), Settlement::Done(None), at(2))
                         .map(drop),
-                    _ => writer.prepare_amend(&mut group, id, Amendment::Rerun, at(3)).map(drop),
+                    3 => writer.prepare_amend(&mut group, id, Amendment::Rerun, at(3)).map(drop),
+                    _ => writer.prepare_prune(&mut group, at(3), 10).map(drop),
                 }
                 .expect("prepared");
                 let cut = std::mem::take(&mut group.writes);
@@ -462,7 +527,7 @@ mod tests {
                 if let Some(event) = &event {
                     assert!(allowed.contains(&event.state), "step {step} after {applied} writes: {}", event.state);
                 } else {
-                    assert!(step == 0 && !is_whole, "step {step} after {applied} writes: gone");
+                    assert!((step == 0 && !is_whole) || step == 4, "step {step} after {applied} writes: gone");
                 }
                 // Another event takes the next place, and neither is confused with the other.
                 let fresh = store.record(&notification("2"), at(9)).await.expect("recorded");
@@ -472,7 +537,7 @@ mod tests {
                 let page = store.list(&Filter::default(), None, 10).await.expect("listed");
                 let mut ids: Vec<_> = page.events.iter().map(|event| event.id).collect();
                 ids.dedup();
-                assert_eq!(ids.len(), 3, "step {step} after {applied} writes: {page:?}");
+                assert_eq!(ids.len(), 3 + usize::from(step == 4), "step {step} after {applied} writes: {page:?}");
                 let mut claimable = 0;
                 while let Some(claim) = store.claim(LEASE, at(10), &[]).await.expect("answers") {
                     claimable += 1;
