@@ -16,6 +16,7 @@
 mod answers;
 mod architecture;
 mod authentication;
+mod bad_marketplace;
 mod bodies;
 mod command_line;
 mod crash;

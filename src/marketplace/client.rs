@@ -51,6 +51,14 @@ pub enum CallError {
     /// No answer.
     #[error(transparent)]
     Egress(#[from] EgressError),
+    /// The token endpoint gave neither a token nor a reason.
+    #[error("the marketplace's token endpoint answered {status}")]
+    TokenEndpoint {
+        /// The answer's status.
+        status: StatusCode,
+        /// How long it asks us to wait.
+        retry_after: Option<Duration>,
+    },
     /// An answer that neither does nor settles it.
     #[error("the marketplace answered {status}")]
     Status {
@@ -66,7 +74,7 @@ impl CallError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status { retry_after, .. } => *retry_after,
+            Self::TokenEndpoint { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
             Self::Token(_) | Self::Egress(_) => None,
         }
     }
@@ -167,7 +175,7 @@ fn unhelpful(answer: &Response<Vec<u8>>, now: Timestamp) -> CallError {
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if let Ok(seconds) = text.parse() {
         Duration::from_secs(seconds)

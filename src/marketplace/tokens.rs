@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use oauth2::basic::BasicClient;
 use oauth2::{
     AsyncHttpClient, AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
@@ -12,10 +13,10 @@ use oauth2::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-use super::client::CallError;
+use super::client::{CallError, retry_after};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Marketplace;
-use crate::egress::{Egress, EgressError};
+use crate::egress::Egress;
 
 /// What a token is good for when the marketplace does not say.
 const ASSUMED_LIFETIME: Duration = Duration::from_mins(5);
@@ -30,7 +31,7 @@ type Client = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, Endpoi
 pub(super) struct Tokens {
     client: Client,
     scope: Scope,
-    egress: Egress,
+    endpoint: TokenEndpoint,
     clock: Arc<dyn Clock>,
     /// Held across the request, so that any number of callers in need of a token make one request.
     current: Mutex<Option<Token>>,
@@ -49,7 +50,8 @@ impl Tokens {
             .set_client_secret(ClientSecret::new(inbound.client_secret.expose().to_owned()))
             .set_auth_type(AuthType::BasicAuth)
             .set_token_uri(token_url);
-        Ok(Self { client, scope: Scope::new(inbound.scope.clone()), egress, clock, current: Mutex::new(None) })
+        let endpoint = TokenEndpoint { egress, clock: Arc::clone(&clock) };
+        Ok(Self { client, scope: Scope::new(inbound.scope.clone()), endpoint, clock, current: Mutex::new(None) })
     }
 
     /// A token that is good for a while yet.
@@ -75,9 +77,9 @@ impl Tokens {
     async fn request(&self) -> Result<Token, CallError> {
         let asked_at = self.clock.now();
         let exchange = self.client.exchange_client_credentials().add_scope(self.scope.clone());
-        let answer = exchange.request_async(&self.egress).await;
+        let answer = exchange.request_async(&self.endpoint).await;
         let answer = answer.map_err(|error| match error {
-            RequestTokenError::Request(error) => CallError::Egress(error),
+            RequestTokenError::Request(error) => error,
             // The server's own description is left out: it may echo what it was sent.
             RequestTokenError::ServerResponse(refusal) => {
                 CallError::Token(format!("the token endpoint refused our client: {}", refusal.error()))
@@ -94,12 +96,30 @@ impl Tokens {
     }
 }
 
-/// oauth2 speaks through the same way out as everything else.
-impl<'c> AsyncHttpClient<'c> for Egress {
-    type Error = EgressError;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, EgressError>> + Send + 'c>>;
+/// The token endpoint as oauth2 calls it: through the same way out as everything else.
+struct TokenEndpoint {
+    egress: Egress,
+    clock: Arc<dyn Clock>,
+}
+
+impl TokenEndpoint {
+    async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, CallError> {
+        let answer = self.egress.call(request).await?;
+        // Only these two carry an OAuth 2.0 error (RFC 6749 §5.2).
+        let may_be_a_refusal = matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED);
+        if answer.status().is_success() || (may_be_a_refusal && !answer.body().is_empty()) {
+            return Ok(answer);
+        }
+        let retry_after = retry_after(answer.headers(), self.clock.now());
+        Err(CallError::TokenEndpoint { status: answer.status(), retry_after })
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for TokenEndpoint {
+    type Error = CallError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, CallError>> + Send + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(self.call(request))
+        Box::pin(self.ask(request))
     }
 }

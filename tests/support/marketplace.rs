@@ -1,8 +1,11 @@
 //! A marketplace whose every move a test decides.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::{Value, json};
@@ -22,6 +25,10 @@ pub enum Twist {
     TakeAndHang,
     /// Never answers.
     Hang,
+    /// Answers 200 and breaks off within the body.
+    Truncated,
+    /// Does what it should, answers 200 and breaks off within the body.
+    TakeAndTruncate,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -42,8 +49,31 @@ pub struct Books {
     pub read_twists: VecDeque<Twist>,
     pub result_twists: VecDeque<Twist>,
     pub token_twists: VecDeque<Twist>,
+    /// Everything is answered 503.
+    pub out_of_service: bool,
     /// Requests that arrived, by what they were for.
     pub arrived: HashMap<&'static str, usize>,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy)]
+enum Door {
+    Token,
+    Read,
+    Result,
+}
+
+impl Books {
+    fn next_twist(&mut self, door: Door) -> Option<Twist> {
+        if self.out_of_service {
+            return Some(Twist::Answer(503));
+        }
+        match door {
+            Door::Token => self.token_twists.pop_front(),
+            Door::Read => self.read_twists.pop_front(),
+            Door::Result => self.result_twists.pop_front(),
+        }
+    }
 }
 
 pub struct Marketplace {
@@ -131,6 +161,26 @@ impl Marketplace {
     }
 }
 
+/// A body that breaks off.
+struct BrokenOff {
+    is_begun: bool,
+}
+
+impl MessageBody for BrokenOff {
+    type Error = std::io::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(1000)
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<web::Bytes, std::io::Error>>> {
+        let next =
+            if self.is_begun { Err(std::io::Error::other("broken off")) } else { Ok("{\"type\":\"SUBSCR".into()) };
+        self.is_begun = true;
+        Poll::Ready(Some(next))
+    }
+}
+
 async fn twisted(twist: &Twist) -> HttpResponse {
     let status = |code: u16| StatusCode::from_u16(code).expect("a status");
     match twist {
@@ -140,6 +190,7 @@ async fn twisted(twist: &Twist) -> HttpResponse {
         }
         Twist::Redirect(to) => HttpResponse::Found().insert_header(("Location", to.clone())).finish(),
         Twist::Hang | Twist::TakeAndHang => std::future::pending().await,
+        Twist::Truncated | Twist::TakeAndTruncate => HttpResponse::Ok().body(BrokenOff { is_begun: false }),
     }
 }
 
@@ -149,7 +200,7 @@ async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) ->
         *books.arrived.entry("token").or_default() += 1;
         let token = format!("token-{}", books.token_requests);
         books.valid_tokens.push(token.clone());
-        (books.token_twists.pop_front(), token)
+        (books.next_twist(Door::Token), token)
     });
     if let Some(twist) = twist {
         return twisted(&twist).await;
@@ -175,7 +226,7 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
         if !is_authorized(books, &request) {
             return (Some(Twist::Answer(401)), None);
         }
-        let twist = books.read_twists.pop_front();
+        let twist = books.next_twist(Door::Read);
         let event = books.events.get_mut(&*id);
         let body = event.map(|event| {
             event.reads += 1;
@@ -201,8 +252,10 @@ async fn take(
         if !is_authorized(books, &request) {
             return Some(Twist::Answer(401));
         }
-        let twist = books.result_twists.pop_front();
-        if twist.as_ref().is_some_and(|twist| !matches!(twist, Twist::TakeAndAnswer(_) | Twist::TakeAndHang)) {
+        let twist = books.next_twist(Door::Result);
+        if twist.as_ref().is_some_and(|twist| {
+            !matches!(twist, Twist::TakeAndAnswer(_) | Twist::TakeAndHang | Twist::TakeAndTruncate)
+        }) {
             return twist;
         }
         let Some(event) = books.events.get_mut(&*id) else { return Some(Twist::Answer(404)) };
