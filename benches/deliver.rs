@@ -28,7 +28,7 @@ use doorbell::store::{Advanced, EventStore, Settlement, Step};
 use support::load::{Measured, Pace, Until, request, run};
 use support::marketplace::{self, ORDER, latencies, until_settled};
 use support::process::{ROLE, Served};
-use support::{median, variable};
+use support::{bytes_below, median, variable};
 
 /// As the `doorbell` program has it.
 #[global_allocator]
@@ -250,14 +250,4 @@ fn bytes_recorded(directory: &Path) -> u64 {
     }
     println!("{} MB of records, {} MB of bodies, {} MB of indexes", records >> 20, bodies >> 20, others >> 20);
     records + bodies
-}
-
-fn bytes_below(directory: &Path) -> u64 {
-    let entries = std::fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry"));
-    entries
-        .map(|entry| match entry.metadata().expect("metadata") {
-            file if file.is_dir() => bytes_below(&entry.path()),
-            file => file.len(),
-        })
-        .sum()
 }

@@ -16,3 +16,14 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 pub fn variable<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
+
+/// Bytes of all files below a directory.
+pub fn bytes_below(directory: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| match entry.metadata().expect("metadata") {
+            file if file.is_dir() => bytes_below(&entry.path()),
+            file => file.len(),
+        })
+        .sum()
+}

@@ -51,13 +51,18 @@ impl Served {
 
     /// Resident memory in MB, now and at its highest.
     pub fn memory(&self) -> (f64, f64) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let megabytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(f64::NAN) / 1000.0
-        };
-        (megabytes("VmRSS:"), megabytes("VmHWM:"))
+        memory(&self.child)
     }
+}
+
+/// Resident memory of a process in MB, now and at its highest.
+pub fn memory(child: &Child) -> (f64, f64) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let megabytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(f64::NAN) / 1000.0
+    };
+    (megabytes("VmRSS:"), megabytes("VmHWM:"))
 }
 
 impl Drop for Served {
