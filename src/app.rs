@@ -19,7 +19,8 @@ use crate::handler::{Accept, EventHandler};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::Door;
 use crate::store::memory::MemoryStore;
-use crate::store::sled::{OpenError, SledStore};
+use crate::store::recovering::RecoveringStore;
+use crate::store::sled::OpenError;
 use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
 
 /// Name of the issuer's signing key among the store's secrets.
@@ -157,7 +158,7 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn EventStore>, OpenErro
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
         StoreUrl::Sled(directory) => {
             let (directory, require_durable) = (directory.clone(), config.store.require_durable);
-            let opened = tokio::task::spawn_blocking(move || SledStore::open(&directory, require_durable)).await;
+            let opened = tokio::task::spawn_blocking(move || RecoveringStore::open(&directory, require_durable)).await;
             let store = opened.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))?;
             Ok(Arc::new(store))
         }

@@ -21,6 +21,7 @@ mod bodies;
 mod command_line;
 mod crash;
 mod delivery;
+mod full_disk;
 mod power;
 mod receive;
 mod storm;

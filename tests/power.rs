@@ -8,8 +8,7 @@
 //! `DOORBELL_POWER_ROUNDS` is the number of moments (default 16; the long form is 200).
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
 use doorbell::event::{BaseUrl, EventId, EventUrl, State};
@@ -24,6 +23,7 @@ use crate::support::configuration;
 use crate::support::marketplace::Marketplace;
 use crate::support::process::{Process, doorbell};
 use crate::support::receiver::{notify, token};
+use crate::support::shim::shim;
 
 const EVENTS: usize = 154;
 const CALLERS: usize = 12;
@@ -234,14 +234,6 @@ impl Chance {
     fn is_met(&mut self) -> bool {
         self.next() & 1 == 1
     }
-}
-
-/// Compiles the shim; nothing where that is not possible.
-fn shim(directory: &Path) -> Option<PathBuf> {
-    let library = directory.join("shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/shim.c");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).status();
-    compiled.is_ok_and(|status| status.success()).then_some(library)
 }
 
 /// Runs the program under load and returns all that it did.

@@ -64,6 +64,11 @@ fn account_of(event: &EventRecord) -> Option<AccountKey> {
 }
 
 impl Agenda {
+    /// An empty one, whose fences begin after `fence`.
+    pub(super) fn with_fences_after(fence: u64) -> Self {
+        Self { last_fence: fence, ..Self::default() }
+    }
+
     /// Puts an unfinished event up for claiming.
     pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord) {
         self.sequences.insert(event.id, sequence);

@@ -9,6 +9,7 @@ mod codec;
 mod conformance;
 mod durability;
 pub mod memory;
+pub mod recovering;
 mod retention;
 pub mod sled;
 mod watch;

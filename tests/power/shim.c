@@ -3,11 +3,14 @@
  * where, when the call began and when it had returned, and whether the file was synchronous at the time. From that a
  * test can tell what a disk may hold after a loss of power at any moment. See tests/power.rs, which reads the record.
  *
+ * While a file named by POWER_FULL exists, the disk is full: writes there fail with ENOSPC.
+ *
  * A record is, in the machine's byte order: u8 operation, u8 synchronous, u16 length of the name, u32 length of the
  * data, u64 number of the call, u64 file, u64 offset, then the name and the data.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -50,6 +53,13 @@ __attribute__((constructor)) static void begin(void) {
 static const char *name_of(const char *path) {
     if (record < 0) return NULL;
     return strncmp(path, directory, directory_length) == 0 ? path + directory_length : NULL;
+}
+
+static int is_full(void) {
+    const char *flag = getenv("POWER_FULL");
+    if (!flag || access(flag, F_OK) != 0) return 0;
+    errno = ENOSPC;
+    return 1;
 }
 
 static int is_watched(int fd) { return record >= 0 && fd >= 0 && fd < DESCRIPTORS && watched[fd]; }
@@ -145,6 +155,7 @@ static void returned(uint64_t call) { put(RETURNED, 0, call, 0, 0, NULL, NULL, 0
 ssize_t write(int fd, const void *data, size_t length) {
     REAL(ssize_t, write, int, const void *, size_t);
     if (!is_watched(fd)) return real_write(fd, data, length);
+    if (is_full()) return -1;
     off_t at = (fcntl(fd, F_GETFL) & O_APPEND) ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
     uint64_t call = wrote(fd, data, length, (uint64_t)at);
     ssize_t result = real_write(fd, data, length);
@@ -157,6 +168,7 @@ ssize_t write(int fd, const void *data, size_t length) {
     ssize_t symbol(int fd, const void *data, size_t length, off_t offset) { \
         REAL(ssize_t, symbol, int, const void *, size_t, off_t); \
         if (!is_watched(fd)) return real_##symbol(fd, data, length, offset); \
+        if (is_full()) return -1; \
         uint64_t call = wrote(fd, data, length, (uint64_t)offset); \
         ssize_t result = real_##symbol(fd, data, length, offset); \
         if (result >= 0 && (size_t)result != length) abort(); \

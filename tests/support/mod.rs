@@ -4,6 +4,7 @@
 pub mod marketplace;
 pub mod process;
 pub mod receiver;
+pub mod shim;
 
 use std::time::Duration;
 

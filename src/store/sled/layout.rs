@@ -117,7 +117,9 @@ pub(super) fn sequence_of(bytes: &[u8]) -> Sequence {
 
 /// The agenda as the last process left it.
 pub(super) fn unfinished(tree: &Tree) -> Result<Agenda, StoreError> {
-    let mut agenda = Agenda::default();
+    // A store that is opened again in one process must not know the claims of the time before.
+    let fence = getrandom::u64().map_err(|error| StoreError::Unavailable(error.to_string()))? >> 1;
+    let mut agenda = Agenda::with_fences_after(fence);
     for entry in tree.scan_prefix([IN_PROGRESS]) {
         let (in_progress, bytes) = entry.map_err(failed)?;
         let sequence = sequence_of(&in_progress);

@@ -117,6 +117,11 @@ impl SledStore {
         })
     }
 
+    /// Whether something could not be made durable, so that nothing will be until the store is opened again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
     async fn write<T>(
         &self,
         write: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,

@@ -1,0 +1,211 @@
+//! A store in a directory that comes back by itself when its disk does.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretSlice;
+use tokio::sync::Notify;
+
+use super::sled::{OpenError, SledStore};
+use super::watch::{Watch, Watches};
+use super::{
+    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+};
+use crate::clock::Timestamp;
+use crate::event::{AccountStatus, EventId, EventRecord, Notification};
+
+/// The pause between two tries to open the store again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What must fit on the disk before the store is opened again.
+const ROOM: usize = 4 << 20;
+/// Written to see whether there is room.
+const PROBE: &str = "room";
+
+/// [`SledStore`], opened again after a failure to make something durable.
+///
+/// A full disk, or an I/O error, leaves a store that acknowledges nothing any more: its log may have a hole. Everything
+/// acknowledged lies before that, so the remedy is to open it again, which is what a restart of the process does. This
+/// does it without one, as soon as there is room.
+#[derive(Debug, Clone)]
+pub struct RecoveringStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    directory: PathBuf,
+    require_durable: bool,
+    durability: Durability,
+    /// Nothing while it is being opened again.
+    store: Mutex<Option<Arc<SledStore>>>,
+    /// It has been opened again.
+    reopened: Notify,
+    /// For those who watch while there is no store.
+    watches: Arc<Watches>,
+}
+
+impl RecoveringStore {
+    /// Opens the store in `directory`, making it if need be.
+    ///
+    /// Blocks on the disk: call it where that is allowed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(directory: &Path, require_durable: bool) -> Result<Self, OpenError> {
+        let store = SledStore::open(directory, require_durable)?;
+        Ok(Self(Arc::new(Inner {
+            directory: directory.to_owned(),
+            require_durable,
+            durability: store.durability(),
+            store: Mutex::new(Some(Arc::new(store))),
+            reopened: Notify::new(),
+            watches: Arc::default(),
+        })))
+    }
+
+    fn store(&self) -> Result<Arc<SledStore>, StoreError> {
+        self.0.slot().clone().ok_or_else(|| StoreError::Unavailable("it waits for its disk to come back".to_owned()))
+    }
+
+    /// Passes an answer on, and has the store opened again if it has failed for good.
+    fn seen<T>(&self, store: &Arc<SledStore>, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(answer, Err(StoreError::Unavailable(_))) && store.has_failed() {
+            let mut slot = self.0.slot();
+            if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, store)) {
+                *slot = None;
+                let inner = Arc::clone(&self.0);
+                tokio::spawn(async move { inner.reopen().await });
+            }
+        }
+        answer
+    }
+}
+
+impl Inner {
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<SledStore>>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn reopen(self: Arc<Self>) {
+        tracing::error!(directory = %self.directory.display(), "the store is closed until its disk takes writes again");
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let (directory, require_durable) = (self.directory.clone(), self.require_durable);
+            let opened = tokio::task::spawn_blocking(move || {
+                has_room(&directory).map_err(|source| OpenError::Directory { directory: directory.clone(), source })?;
+                SledStore::open(&directory, require_durable)
+            });
+            match opened.await {
+                Ok(Ok(store)) => {
+                    *self.slot() = Some(Arc::new(store));
+                    self.reopened.notify_one();
+                    tracing::info!(directory = %self.directory.display(), "the store is open again");
+                    return;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "the store cannot be opened yet"),
+                Err(error) => tracing::error!(%error, "the store cannot be opened yet"),
+            }
+        }
+    }
+}
+
+/// Whether something can be written in `directory` and synced.
+fn has_room(directory: &Path) -> std::io::Result<()> {
+    let path = directory.join(PROBE);
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&vec![0; ROOM])?;
+        file.sync_all()
+    });
+    let removed = std::fs::remove_file(&path);
+    written.and(removed)
+}
+
+/// Delegates to the store that is open.
+macro_rules! delegate {
+    ($self:ident.$method:ident($($argument:expr),*)) => {{
+        let store = $self.store()?;
+        let answer = store.$method($($argument),*).await;
+        $self.seen(&store, answer)
+    }};
+}
+
+#[async_trait]
+impl EventStore for RecoveringStore {
+    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
+        delegate!(self.record(notification, now))
+    }
+
+    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        delegate!(self.claim(lease, now, busy))
+    }
+
+    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
+        delegate!(self.advance(claim, step, lease, now))
+    }
+
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+        delegate!(self.settle(claim, settlement, now))
+    }
+
+    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+        delegate!(self.hasten(id, now))
+    }
+
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+        delegate!(self.amend(id, amendment, now))
+    }
+
+    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        delegate!(self.prune(moment, limit))
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        delegate!(self.event(id))
+    }
+
+    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        delegate!(self.body(id))
+    }
+
+    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
+        delegate!(self.account_status(integration, account))
+    }
+
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        delegate!(self.list(filter, before, limit))
+    }
+
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+        delegate!(self.next_due(busy))
+    }
+
+    fn watch(&self, id: EventId) -> Watch {
+        self.store().map_or_else(|_| self.0.watches.begin(id), |store| store.watch(id))
+    }
+
+    async fn changed(&self) {
+        match self.store() {
+            Ok(store) => {
+                tokio::select! {
+                    () = store.changed() => {}
+                    () = self.0.reopened.notified() => {}
+                }
+            }
+            Err(_) => self.0.reopened.notified().await,
+        }
+    }
+
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        delegate!(self.secret(name, fresh))
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        delegate!(self.ready())
+    }
+
+    fn durability(&self) -> Durability {
+        self.0.durability
+    }
+}
