@@ -209,3 +209,12 @@ impl EventStore for RecoveringStore {
         self.0.durability
     }
 }
+
+#[cfg(test)]
+mod tests {
+    crate::store::conformance::conformance!({
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = crate::store::recovering::RecoveringStore::open(directory.path(), false).expect("opens");
+        (store, directory)
+    });
+}

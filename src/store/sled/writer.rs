@@ -339,8 +339,9 @@ impl Writer {
             let (ended, bytes) = entry.map_err(failed)?;
             let sequence = sequence_of(&ended);
             let record = codec::decode(&bytes)?;
-            // They are in order of receipt, and none changes before that.
-            if removed == limit || record.received_at >= moment {
+            // They are in order of receipt, and none changes before that. A long body has many keys, and nobody is to
+            // wait for all of them.
+            if removed == limit || record.received_at >= moment || group.writes.len() >= BATCH {
                 break;
             }
             if record.state != State::Done {
