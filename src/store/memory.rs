@@ -105,7 +105,7 @@ impl EventStore for MemoryStore {
             inner.bodies.insert(claim.sequence, body);
         }
         self.watches.moved([claim.record.id]);
-        let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now.plus(lease));
+        let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now.plus(lease), now);
         self.changed.notify_one();
         Ok(if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting })
     }

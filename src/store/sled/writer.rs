@@ -152,7 +152,7 @@ impl Writer {
                             agenda.free(claim.sequence, claim.record.due);
                         }
                         let advanced = durable.map(|()| {
-                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until);
+                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until, now);
                             if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting }
                         });
                         let _ = reply.send(advanced);
