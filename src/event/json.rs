@@ -2,8 +2,8 @@
 
 use json_event_parser::{JsonEvent, SliceJsonParser};
 
-use super::body::BodyError;
 use super::node::{Builder, Node};
+use super::read::BodyError;
 
 /// Reads one JSON document.
 ///

@@ -12,13 +12,14 @@ mod notification;
 mod outcome;
 mod progress;
 mod query;
+mod read;
 mod timeline;
 mod url;
 mod xml;
 
 pub use body::{
-    Account, AccountStatus, Address, BodyError, Company, CustomAttribute, Event, Item, Link, MAX_BODY_BYTES,
-    MarketplaceInfo, Notice, NoticeType, Order, Payload, PricingDuration, Quantity, User,
+    Account, AccountStatus, Address, Company, CustomAttribute, Event, Item, Link, MarketplaceInfo, Notice, NoticeType,
+    Order, Payload, PricingDuration, Quantity, User,
 };
 pub use id::EventId;
 pub use kind::{EventType, Flag};
@@ -26,5 +27,6 @@ pub use notification::Notification;
 pub use outcome::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
 pub use progress::{AccountChange, Change, EventRecord, Facts, IllegalChange, State};
 pub use query::{NotificationQuery, QueryError};
+pub use read::{BodyError, MAX_BODY_BYTES};
 pub use timeline::{Timeline, TimelineStep};
 pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES};

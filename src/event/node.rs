@@ -4,7 +4,7 @@
 //! quotes, a name in lower case), so the typed model is built from questions that a tree answers as well as
 //! it can, not from a schema that a body must match.
 
-use super::body::BodyError;
+use super::read::BodyError;
 
 /// The deepest nesting that is read; real bodies have about six levels.
 pub(super) const MAX_DEPTH: usize = 64;
