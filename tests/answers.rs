@@ -45,6 +45,21 @@ async fn start(answer: &str) -> (Marketplace, Receiver) {
     (marketplace, receiver)
 }
 
+/// Answers with results, by a clock and a gate of the test's.
+async fn start_gated() -> (Marketplace, Receiver, Arc<ManualClock>, Arc<Semaphore>) {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let gate = Arc::new(Semaphore::new(0));
+    let receiver = Receiver::start_with(
+        &answering(&marketplace, "\"sync\""),
+        Arc::new(MemoryStore::new()),
+        Gated(Arc::clone(&gate)),
+        clock.clone(),
+    )
+    .await;
+    (marketplace, receiver, clock, gate)
+}
+
 /// A notification on its way, while the test does something else.
 async fn notifying(receiver: &Receiver, route: &'static str, url: &str) -> JoinHandle<Response> {
     let (client, public, bearer) = (receiver.client.clone(), receiver.public.clone(), receiver.token().await);
@@ -99,16 +114,7 @@ async fn only_the_types_that_are_named_are_answered_with_their_result() {
 
 #[tokio::test]
 async fn a_result_that_is_not_known_within_four_seconds_is_answered_202_and_reported() {
-    let marketplace = Marketplace::start().await;
-    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
-    let gate = Arc::new(Semaphore::new(0));
-    let receiver = Receiver::start_with(
-        &answering(&marketplace, "\"sync\""),
-        Arc::new(MemoryStore::new()),
-        Gated(Arc::clone(&gate)),
-        clock.clone(),
-    )
-    .await;
+    let (marketplace, receiver, clock, gate) = start_gated().await;
     let answer = notifying(&receiver, "/create", &marketplace.order("1")).await;
     receiver.until_state("fetched").await;
     assert!(!answer.is_finished());
@@ -121,16 +127,7 @@ async fn a_result_that_is_not_known_within_four_seconds_is_answered_202_and_repo
 
 #[tokio::test]
 async fn a_result_whose_caller_hung_up_before_it_was_known_is_reported() {
-    let marketplace = Marketplace::start().await;
-    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
-    let gate = Arc::new(Semaphore::new(0));
-    let receiver = Receiver::start_with(
-        &answering(&marketplace, "\"sync\""),
-        Arc::new(MemoryStore::new()),
-        Gated(Arc::clone(&gate)),
-        clock.clone(),
-    )
-    .await;
+    let (marketplace, receiver, clock, gate) = start_gated().await;
     let mut caller = TcpStream::connect(receiver.app.public).await.expect("connects");
     let (url, bearer) = (marketplace.order("1"), receiver.token().await);
     let request = format!(
