@@ -106,11 +106,14 @@ impl EventResult {
 }
 
 /// The message cut to a sane length at a character's edge, or nothing if it is empty.
-fn readable(mut message: String) -> Option<String> {
-    if message.len() > MAX_MESSAGE_BYTES {
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-    }
-    (!message.is_empty()).then_some(message)
+fn readable(message: String) -> Option<String> {
+    (!message.is_empty()).then(|| cut(message))
+}
+
+/// A text for people, cut to a sane length at a character's edge.
+pub(super) fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));
+    text
 }
 
 /// The documentation shows `"success": "true"` too.

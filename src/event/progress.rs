@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::account_status::status_on_success;
+use super::outcome::cut;
 use super::{AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, Notification, Timeline};
 use crate::clock::Timestamp;
 
@@ -231,12 +232,6 @@ impl EventRecord {
         self.flag == Some(Flag::Stateless) || self.kind == Some(EventType::SubscriptionNotice)
     }
 
-    /// Whether a caller waits for the result at `now`, and could be answered with it.
-    #[must_use]
-    pub fn is_waited_for(&self, now: Timestamp) -> bool {
-        self.answer_by.is_some_and(|moment| now < moment)
-    }
-
     /// Takes one step. The only way a record changes, whatever the store. Returns what the step does to the
     /// event's account, which is stored with the record.
     ///
@@ -258,13 +253,14 @@ impl EventRecord {
                 self.status_on_success = facts.status_on_success;
                 self.progressed(now, "fetched", mismatch.as_deref());
             }
-            (Change::Handled(result), State::Fetched | State::Deferred | State::Dead) => {
+            (Change::Handled(mut result), State::Fetched | State::Deferred | State::Dead) => {
                 self.state = State::Handled;
                 let note = if result.success { None } else { result.error_code.as_ref().map(ErrorCode::as_str) };
                 self.progressed(now, "handled", note);
                 if result.success {
                     account = self.account_change(result.account_identifier.as_ref());
                 }
+                result.message = result.message.map(cut);
                 self.result = Some(result);
                 self.worked_since = now;
             }
@@ -294,14 +290,14 @@ impl EventRecord {
                 self.due = due;
                 self.left_to_answer = false;
                 self.timeline.note(now, "failed", Some(&error));
-                self.last_error = Some(error);
+                self.last_error = Some(cut(error));
             }
             (Change::Dead(reason), State::Received | State::Fetched | State::Handled) => {
                 self.state = State::Dead;
                 self.left_to_answer = false;
                 self.attempts = self.attempts.saturating_add(1);
                 self.timeline.note(now, "dead", Some(&reason));
-                self.last_error = Some(reason);
+                self.last_error = Some(cut(reason));
             }
             (Change::Rerun, State::Dead | State::Deferred | State::Done) => {
                 // A known result of an event that died on its way back is reported, not worked out again (G4).
@@ -408,6 +404,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn texts_of_any_length_leave_a_short_record() {
+        let long = || "€".repeat(100_000);
+        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None, status_on_success: None };
+        let mut record = recorded();
+        let retry = |error| Change::Retry { due: Timestamp::from_millis(9), error };
+        let result = EventResult { message: Some(long()), ..EventResult::success("") };
+        let failures = (0..100).map(|_| retry(long()));
+        for change in failures.chain([Change::Fetched(facts), Change::Handled(result), Change::Dead(long())]) {
+            record.apply(change, Timestamp::from_millis(2)).expect("a legal step");
+        }
+        let stored = serde_json::to_vec(&record).expect("serializes").len();
+        assert!(stored < 32 << 10, "{stored} bytes");
     }
 
     #[test]
