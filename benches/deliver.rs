@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpServer};
-use doorbell::app::{open_door, open_store};
+use doorbell::app::{authenticator, open_door, open_store};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::{Config, StoreUrl};
 use doorbell::event::{BaseUrl, Event, EventResult, EventUrl, Facts, Notification};
@@ -181,7 +181,8 @@ async fn serve_door() {
     config.store.url = StoreUrl::Sled(std::env::var_os(STORE).expect("a directory").into());
     let store = open_store(&config).await.expect("opens");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let door = Arc::new(open_door(&config, &store, &clock).await.expect("opens"));
+    let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
+    let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
     let server = HttpServer::new(move || {
         let door = Arc::clone(&door);
         App::new().configure(move |app| door.routes(app))

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
-use doorbell::app::{open_door, open_store};
+use doorbell::app::{authenticator, open_door, open_store};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::{Config, StoreUrl};
 use serde_json::json;
@@ -162,7 +162,8 @@ async fn serve_routes() {
     config.store.url = StoreUrl::Sled(directory.clone().into());
     let store = open_store(&config).await.expect("opens");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let door = Arc::new(open_door(&config, &store, &clock).await.expect("opens"));
+    let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
+    let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
     // Below the store's directory, whose attributes it inherits.
     let naive = sled::Config::new()
         .path(Path::new(&directory).join("naive"))

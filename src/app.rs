@@ -5,27 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use actix_web::web::ServiceConfig;
 use actix_web::{App as ActixApp, HttpServer};
+use async_trait::async_trait;
+use secrecy::SecretSlice;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Office;
-use crate::authenticate::Issuer;
-use crate::clock::Clock;
+use crate::authenticate::{Authenticator, Nonce, SetUpError, Vault, VaultError};
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
 use crate::handler::{Accept, EventHandler};
 use crate::marketplace::{CallError, MarketplaceClient};
-use crate::receive::Door;
+use crate::receive::{Door, Refusals};
 use crate::store::memory::MemoryStore;
 use crate::store::recovering::RecoveringStore;
 use crate::store::sled::OpenError;
 use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
 
-/// Name of the issuer's signing key among the store's secrets.
-const SIGNING_KEY: &str = "issuer.signing-key.1";
-/// How long a client may take to send a request's head.
+/// How long a client may take to send a request's head, where no limit is configured.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -59,9 +60,9 @@ pub enum StartError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The system's randomness.
-    #[error("no signing key can be made: {0}")]
-    Randomness(#[from] getrandom::Error),
+    /// The ways in which marketplaces authenticate.
+    #[error(transparent)]
+    Authenticate(#[from] SetUpError),
 }
 
 /// A running Doorbell.
@@ -74,8 +75,10 @@ pub struct App {
     shutdown_timeout: Duration,
     stop: CancellationToken,
     servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
+    refusals: Arc<Refusals>,
     worker: JoinHandle<()>,
     retention: JoinHandle<()>,
+    keys: JoinHandle<()>,
 }
 
 impl App {
@@ -110,24 +113,40 @@ impl App {
             &config.delivery,
             config.handler.timeout,
         ));
-        let door = Arc::new(open_door(config, &store, &clock).await?);
-        let office = Arc::new(Office::new(Arc::clone(&store), Arc::clone(&clock), config.admin.token.clone()));
+        let authenticator = Arc::new(authenticator(config, &store, &clock).await?);
+        let door = Arc::new(open_door(config, &store, &authenticator, &clock));
+        let office = Arc::new(Office::new(
+            Arc::clone(&store),
+            Arc::clone(&authenticator),
+            Arc::clone(&clock),
+            config.admin.token.clone(),
+        ));
 
-        let (public_server, public) =
-            listen("server.listen", config.server.listen, config.server.shutdown_timeout, move |app| door.routes(app))?;
-        let (admin_server, admin) =
-            listen("admin.listen", config.admin.listen, config.server.shutdown_timeout, move |app| office.routes(app))?;
+        let timeout = config.server.shutdown_timeout;
+        let at_door = Arc::clone(&door);
+        let public = move |app: &mut ServiceConfig| at_door.routes(app);
+        let (public_server, public) = listen("server.listen", config.server.listen, timeout, Some(&door), public)?;
+        let private = move |app: &mut ServiceConfig| office.routes(app);
+        let (admin_server, admin) = listen("admin.listen", config.admin.listen, timeout, None, private)?;
         let stop = CancellationToken::new();
         let servers = [public_server, admin_server].map(|server| (server.handle(), tokio::spawn(server))).into();
         Ok(Self {
             public,
             admin,
             shutdown_timeout: config.server.shutdown_timeout,
+            refusals: door.refusals(),
             worker: tokio::spawn(worker.run(stop.clone())),
+            keys: tokio::spawn(authenticator.keep_keys_fresh(stop.clone())),
             retention: tokio::spawn(prune_from_time_to_time(store, clock, config.store.keep, stop.clone())),
             stop,
             servers,
         })
+    }
+
+    /// How often the public listener refused what went beyond its limits.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Stops: takes nothing new, lets work in hand finish for `server.shutdown_timeout`, and lets go of the store.
@@ -140,7 +159,7 @@ impl App {
             handle.stop(true).await;
             let _ = running.await;
         }
-        let _ = self.retention.await;
+        let _ = tokio::join!(self.retention, self.keys);
         if tokio::time::timeout_at(deadline, &mut self.worker).await.is_err() {
             tracing::warn!("work in hand did not finish in time; it goes on at the next start");
             self.worker.abort();
@@ -165,17 +184,58 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn EventStore>, OpenErro
     }
 }
 
-/// The public listener's part on an open store.
+/// Everything that decides who is calling, on an open store.
 ///
 /// # Errors
-/// If the signing key can be neither read nor kept.
-pub async fn open_door(
+/// If the signing keys can be neither read nor kept, or a way to an identity provider cannot be set up.
+pub async fn authenticator(
     config: &Config,
     store: &Arc<dyn EventStore>,
     clock: &Arc<dyn Clock>,
-) -> Result<Door, StartError> {
-    let key = store.secret(SIGNING_KEY, Issuer::fresh_key()?).await?;
-    Ok(Door::new(config, Arc::clone(store), Issuer::new(config, &key), Arc::clone(clock)))
+) -> Result<Authenticator, StartError> {
+    let vault = Arc::new(StoreVault { store: Arc::clone(store), clock: Arc::clone(clock) });
+    Ok(Authenticator::set_up(config, vault, Arc::clone(clock)).await?)
+}
+
+/// The public listener's part on an open store.
+#[must_use]
+pub fn open_door(
+    config: &Config,
+    store: &Arc<dyn EventStore>,
+    authenticator: &Arc<Authenticator>,
+    clock: &Arc<dyn Clock>,
+) -> Door {
+    Door::new(config, Arc::clone(store), Arc::clone(authenticator), Arc::clone(clock))
+}
+
+/// The store as authentication sees it.
+struct StoreVault {
+    store: Arc<dyn EventStore>,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Vault for StoreVault {
+    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, VaultError> {
+        self.store.secret(name, fresh).await.map_err(vault_error)
+    }
+
+    async fn replace_secret(
+        &self,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, VaultError> {
+        self.store.replace_secret(name, held, fresh).await.map_err(vault_error)
+    }
+
+    async fn use_nonce(&self, nonce: Nonce, until: Timestamp) -> Result<bool, VaultError> {
+        self.store.use_nonce(nonce.0, until, self.clock.now()).await.map_err(vault_error)
+    }
+}
+
+fn vault_error(error: StoreError) -> VaultError {
+    VaultError(Box::new(error))
 }
 
 /// The handler that is configured.
@@ -193,7 +253,7 @@ pub fn configured_handler(config: &Config) -> Arc<dyn EventHandler> {
 pub fn integrations(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<deliver::Integration>, StartError> {
     let integration = |configured: &crate::config::Integration| {
         let marketplaces = configured.marketplaces.iter().map(|marketplace| {
-            MarketplaceClient::new(marketplace, Arc::clone(clock))
+            MarketplaceClient::new(marketplace, &config.egress, Arc::clone(clock))
                 .map_err(|source| StartError::Marketplace { base_url: marketplace.base_url.to_string(), source })
         });
         Ok(deliver::Integration {
@@ -217,24 +277,34 @@ pub fn warn_of_durability(config: &Config, durability: Durability) {
     }
 }
 
-/// Binds a listener and makes a server of `routes` on it. It serves once it is polled.
+/// Binds a listener and makes a server of `routes` on it, within the limits of the `door` if it has one. It serves
+/// once it is polled.
 pub(crate) fn listen(
     key: &'static str,
     address: SocketAddr,
     shutdown_timeout: Duration,
-    routes: impl Fn(&mut actix_web::web::ServiceConfig) + Send + Clone + 'static,
+    door: Option<&Arc<Door>>,
+    routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
 ) -> Result<(actix_web::dev::Server, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { key, address, source };
-    let server = HttpServer::new(move || ActixApp::new().configure(routes.clone()))
-        .workers(std::thread::available_parallelism().map_or(2, usize::from).min(8))
-        .client_request_timeout(REQUEST_TIMEOUT)
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
+    let limits = door.map(|door| door.limits());
+    let mut server = HttpServer::new(move || ActixApp::new().configure(routes.clone()))
+        .workers(workers)
+        .client_request_timeout(limits.map_or(REQUEST_TIMEOUT, |limits| limits.request_timeout))
         .keep_alive(KEEP_ALIVE)
         // A caller that hung up is not given a result: it is reported instead.
         .h1_allow_half_closed(false)
         .shutdown_timeout(shutdown_timeout.as_secs().max(1))
-        .disable_signals()
-        .bind(address)
-        .map_err(failed)?;
+        .disable_signals();
+    if let Some(limits) = limits {
+        // Those beyond the limit are told so, and how many are told is limited in turn: the rest is not accepted.
+        server = server.max_connections(limits.max_connections.saturating_mul(2).div_ceil(workers));
+    }
+    if let Some(door) = door.map(Arc::clone) {
+        server = server.on_connect(move |connection, data| door.on_connect(connection, data));
+    }
+    let server = server.bind(address).map_err(failed)?;
     let bound = server.addrs().first().copied().unwrap_or(address);
     Ok((server.run(), bound))
 }

@@ -1,21 +1,16 @@
 //! The one way out: every request Doorbell makes goes through [`Egress`].
 //!
-//! It calls configured origins only, follows no redirect, uses no proxy, waits so long and no longer, and reads
-//! so much and no more (G6, G8).
-
-use std::time::Duration;
+//! It calls configured origins only, follows no redirect, uses no proxy that was not configured, waits so long and no
+//! longer, and reads so much and no more, counted after decompression (G6, G8).
 
 use http::{Request, Response};
-use reqwest::redirect;
+use reqwest::{Certificate, Proxy, redirect};
 use thiserror::Error;
 use url::Url;
 
+use crate::config;
 use crate::event::BaseUrl;
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a whole exchange may take.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Idle connections that are kept open to one host.
 const IDLE_CONNECTIONS: usize = 64;
 
@@ -33,6 +28,14 @@ pub enum EgressError {
     /// The address is not among those configured.
     #[error("{0} is not a configured address")]
     NotAllowed(String),
+    /// The client cannot be made as it is configured.
+    #[error("egress.{key} {problem}")]
+    Setting {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong with it, and what to write.
+        problem: String,
+    },
     /// The request could not be built.
     #[error("the request cannot be sent: {0}")]
     Unsendable(String),
@@ -45,7 +48,7 @@ pub enum EgressError {
         reason: String,
     },
     /// No answer in time.
-    #[error("{host} did not answer within {} s", TOTAL_TIMEOUT.as_secs())]
+    #[error("{host} did not answer in time")]
     TimedOut {
         /// The host that was called.
         host: String,
@@ -64,18 +67,45 @@ impl Egress {
     /// A client that calls `allowed` origins and reads answers of up to `max_response` bytes.
     ///
     /// # Errors
-    /// If the platform's TLS roots cannot be set up.
-    pub(crate) fn new(allowed: Vec<BaseUrl>, max_response: usize) -> Result<Self, EgressError> {
-        let client = reqwest::Client::builder()
+    /// If the certificates cannot be read, the proxy is none, or the platform's TLS roots cannot be set up.
+    pub(crate) fn new(
+        settings: &config::Egress,
+        allowed: Vec<BaseUrl>,
+        max_response: usize,
+    ) -> Result<Self, EgressError> {
+        let mut builder = reqwest::Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
+            .connect_timeout(settings.connect_timeout)
+            .read_timeout(settings.read_timeout)
+            .timeout(settings.total_timeout)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .tcp_nodelay(true)
-            .user_agent(concat!("doorbell/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| EgressError::Unsendable(innermost(&error)))?;
+            .user_agent(concat!("doorbell/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = &settings.ca_file {
+            let fault = |reason: String| EgressError::Setting {
+                key: "ca_file",
+                problem: format!(
+                    "names {}, which cannot be used: {reason}; write the path of a readable file of PEM certificates",
+                    file.display()
+                ),
+            };
+            let pem = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| fault(innermost(&error)))?;
+            if certificates.is_empty() {
+                return Err(fault("it holds no certificate".to_owned()));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        if let Some(proxy) = &settings.proxy {
+            // The address may hold a password, so it is not repeated.
+            let proxy = Proxy::all(proxy.expose()).map_err(|_| EgressError::Setting {
+                key: "proxy",
+                problem: "is no proxy's address; write it like \"http://proxy.internal:3128\"".to_owned(),
+            })?;
+            builder = builder.proxy(proxy);
+        }
+        let client = builder.build().map_err(|error| EgressError::Unsendable(innermost(&error)))?;
         Ok(Self { client, allowed, max_response })
     }
 

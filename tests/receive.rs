@@ -312,6 +312,17 @@ impl EventStore for Broken {
     async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
         self.0.secret(name, fresh).await
     }
+    async fn replace_secret(
+        &self,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, StoreError> {
+        self.0.replace_secret(name, held, fresh).await
+    }
+    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        self.0.use_nonce(nonce, until, now).await
+    }
     async fn ready(&self) -> Result<(), StoreError> {
         Err(self.1.clone())
     }

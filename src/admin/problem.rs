@@ -5,6 +5,7 @@ use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
+use crate::authenticate::KeyringError;
 use crate::store::StoreError;
 
 /// What the private listener says when it does not do what it was asked: RFC 9457.
@@ -23,9 +24,26 @@ impl Problem {
         Self { status: StatusCode::BAD_REQUEST, detail: error.to_string() }
     }
 
+    pub(super) fn forbidden() -> Self {
+        let detail = "this request comes from a page of another origin, or was sent to a name that is not this \
+                      listener's; call it by its address, or set admin.token and send it";
+        Self { status: StatusCode::FORBIDDEN, detail: detail.to_owned() }
+    }
+
     pub(super) fn unauthorized() -> Self {
         let detail = "this listener asks for admin.token; send Authorization: Bearer <token>";
         Self { status: StatusCode::UNAUTHORIZED, detail: detail.to_owned() }
+    }
+}
+
+impl From<KeyringError> for Problem {
+    fn from(error: KeyringError) -> Self {
+        let status = match &error {
+            KeyringError::Changed => StatusCode::CONFLICT,
+            KeyringError::Vault(_) => StatusCode::SERVICE_UNAVAILABLE,
+            KeyringError::Damaged | KeyringError::Randomness(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, detail: error.to_string() }
     }
 }
 

@@ -1,18 +1,63 @@
 //! Stage 2: who is calling.
 //!
-//! Credentials become a [`Caller`] here and nowhere else.
+//! Credentials become a [`Caller`] here and nowhere else, in whichever of five ways the integrations allow:
+//!
+//! | kind | shown | decided by |
+//! |---|---|---|
+//! | `oauth2` | a token of ours | [`issuer`], on the keys of [`keyring`] |
+//! | `jwt` | a signed token of an identity provider | [`jwt`], on the keys of [`jwks`] |
+//! | `introspection` | an opaque token of an identity provider | [`introspection`], which asks it |
+//! | `basic` | name and password | [`shared_secret`] |
+//! | `oauth1` | a signature over the request | [`oauth1`] |
+//!
+//! What cannot be decided, because whoever decides it cannot be asked, is [`AuthenticationError::Unavailable`]: the
+//! caller is neither let in nor told that it is wrong.
 
+mod claims;
+mod credentials;
+mod guard;
+mod introspection;
 mod issuer;
+mod jwks;
+mod jwt;
+mod keyring;
+mod oauth1;
+mod remembered;
+mod shared_secret;
+mod vault;
 
-use subtle::ConstantTimeEq;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
-pub use issuer::{ClientRefused, IssuedToken, Issuer};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{Config, Outbound};
+use crate::egress::EgressError;
+use credentials::Credentials;
+use guard::Guard;
+use introspection::Introspector;
+use jwks::{KeySource, REFRESH_EVERY};
+use jwt::JwtVerifier;
+use oauth1::{Carried, SignatureVerifier};
+use shared_secret::{Client, proven};
+
+pub use credentials::{NameAndPassword, Presented};
+pub use issuer::{IssuedToken, Issuer, TokenRefused, TokenRequest};
+pub use keyring::{KeyInfo, KeyringError};
+pub use vault::{Nonce, Vault, VaultError};
 
 /// A caller that proved who it is, and the integration it may notify.
 ///
 /// Only this module makes one, so nothing behind it can be reached without authentication.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     integration: usize,
 }
@@ -29,23 +74,319 @@ impl Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AuthenticationError {
     /// No credentials at all.
-    #[error("no bearer token; send the header Authorization: Bearer <token>")]
+    #[error("no credentials; send the header Authorization: Bearer <token>, or what this integration is set up for")]
     Missing,
-    /// Credentials that are not a bearer token.
-    #[error("the Authorization header is not one bearer token")]
+    /// Credentials that cannot be read, or of a kind that no integration is set up for.
+    #[error("the credentials are not one of a kind that is accepted here, well-formed and given once")]
     Malformed,
-    /// A token that is not one of ours, or was changed on the way.
+    /// A token that is not good here, or was changed on the way.
     #[error("the bearer token is not valid here; ask the token endpoint for a new one")]
     Invalid,
     /// A token whose time is over.
-    #[error("the bearer token has expired; ask the token endpoint for a new one")]
+    #[error("the credentials have expired; ask the token endpoint for a new token, or set the clock that signs")]
     Expired,
-    /// A good token that is not for notifying us.
+    /// A token whose time has not come.
+    #[error("the bearer token is not valid yet")]
+    NotYet,
+    /// A wrong name or password.
+    #[error("unknown client or wrong secret")]
+    WrongSecret,
+    /// A signature that does not fit the request.
+    #[error("the OAuth 1.0 signature does not fit this request at our public URL")]
+    Signature,
+    /// A signature that was used before.
+    #[error("the OAuth 1.0 nonce was used before; sign each request anew")]
+    Replayed,
+    /// Good credentials that are not for notifying us.
     #[error("the bearer token has not the scope for notifications")]
     Scope,
+    /// Too many failures from the caller's address.
+    #[error("too many failures from this address; wait before the next try")]
+    TooManyFailures {
+        /// How long.
+        retry_after: Duration,
+    },
+    /// Who can tell cannot be asked at present.
+    #[error("the credentials cannot be verified at present; try again")]
+    Unavailable,
 }
 
-/// Compares two secrets in a time that does not depend on where they differ.
-fn same_secret(given: &str, expected: &str) -> bool {
-    given.as_bytes().ct_eq(expected.as_bytes()).into()
+/// Why authentication cannot be set up.
+#[derive(Debug, Error)]
+pub enum SetUpError {
+    /// The signing keys.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The way to an identity provider.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+}
+
+/// Everything that decides who is calling.
+pub struct Authenticator {
+    issuer: Option<Issuer>,
+    verifiers: Vec<JwtVerifier>,
+    introspectors: Vec<Introspector>,
+    names: Vec<Client>,
+    signatures: Option<SignatureVerifier>,
+    guard: Guard,
+    clock: Arc<dyn Clock>,
+    challenge: String,
+}
+
+/// What an unverified token says of itself: enough to choose who verifies it, and for nothing else.
+#[derive(Deserialize)]
+struct Unverified {
+    iss: Option<String>,
+}
+
+impl Authenticator {
+    /// Sets up every kind that an integration is configured with.
+    ///
+    /// # Errors
+    /// If our own signing keys can be neither read nor kept, or there is no way to an identity provider. That one
+    /// does not answer is no error here.
+    pub async fn set_up(config: &Config, vault: Arc<dyn Vault>, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
+        let issuer = Issuer::open(config, Arc::clone(&vault), clock.now()).await?;
+        let (mut verifiers, mut introspectors, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sources = HashMap::new();
+        for (place, integration) in config.integrations.iter().enumerate() {
+            for outbound in integration.outbound.iter() {
+                match outbound {
+                    Outbound::Jwt(jwt) => {
+                        // Integrations with one provider share its keys.
+                        let whereabouts = (jwt.issuer.clone(), jwt.jwks_url.clone());
+                        let keys = match sources.get(&whereabouts) {
+                            Some(keys) => Arc::clone(keys),
+                            None => {
+                                let keys = Arc::new(KeySource::new(jwt, &config.egress, Arc::clone(&clock))?);
+                                sources.insert(whereabouts, Arc::clone(&keys));
+                                keys
+                            }
+                        };
+                        verifiers.push(JwtVerifier::new(place, jwt, keys));
+                    }
+                    Outbound::Introspection(introspection) => {
+                        let clock = Arc::clone(&clock);
+                        introspectors.push(Introspector::new(place, introspection, &config.egress, clock)?);
+                    }
+                    Outbound::Basic(client) => names.push(Client::new(place, client)),
+                    // The issuer and the verifier of signatures look for theirs themselves.
+                    Outbound::Oauth2(_) | Outbound::Oauth1(_) => {}
+                }
+            }
+        }
+        let signatures = SignatureVerifier::new(config, vault);
+        let challenge = challenge(!names.is_empty(), signatures.is_some());
+        Ok(Self { issuer, verifiers, introspectors, names, signatures, guard: Guard::default(), clock, challenge })
+    }
+
+    /// The caller behind what a request shows.
+    ///
+    /// # Errors
+    /// Why it is not let in.
+    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Caller, AuthenticationError> {
+        let now = self.clock.now();
+        match Credentials::read(presented)? {
+            Credentials::Bearer(token) => self.bearer(token, now).await,
+            Credentials::Basic(credentials) => self.basic(&credentials, presented.address, now),
+            Credentials::OAuth(header) => self.signed(presented, Carried::Header(header), now).await,
+            Credentials::OAuthQuery => self.signed(presented, Carried::Query, now).await,
+        }
+    }
+
+    /// Issues a token of ours.
+    ///
+    /// # Errors
+    /// If the client is not known by what it shows, or asks for what is not to be had.
+    pub fn issue(
+        &self,
+        credentials: &NameAndPassword,
+        request: &TokenRequest,
+        address: IpAddr,
+    ) -> Result<IssuedToken, TokenRefused> {
+        let issuer = self.issuer.as_ref().ok_or(TokenRefused::Client)?;
+        issuer.issue(credentials, request, (&self.guard, address), self.clock.now())
+    }
+
+    /// Our own issuer, if an integration uses it.
+    #[must_use]
+    pub const fn issuer(&self) -> Option<&Issuer> {
+        self.issuer.as_ref()
+    }
+
+    /// Signs tokens with a new key from now on. The keys before it verify theirs until they end, or no more if they
+    /// are to be `revoked`.
+    ///
+    /// # Errors
+    /// If the keys cannot be kept; then nothing has changed. Nothing comes back if no integration uses them.
+    pub async fn rotate_keys(&self, revoke: bool) -> Result<Option<Vec<KeyInfo>>, KeyringError> {
+        match &self.issuer {
+            Some(issuer) => issuer.rotate(revoke, self.clock.now()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The signing keys, the oldest first; none if no integration uses them.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyInfo> {
+        self.issuer.as_ref().map(Issuer::keys).unwrap_or_default()
+    }
+
+    /// How a caller may authenticate, as the value of `WWW-Authenticate`.
+    #[must_use]
+    pub fn challenge(&self) -> &str {
+        &self.challenge
+    }
+
+    /// Fetches the keys of identity providers, and again from time to time, until `stop`.
+    pub async fn keep_keys_fresh(self: Arc<Self>, stop: CancellationToken) {
+        let mut sources: Vec<&Arc<KeySource>> = Vec::new();
+        for verifier in &self.verifiers {
+            if !sources.iter().any(|source| Arc::ptr_eq(source, verifier.keys())) {
+                sources.push(verifier.keys());
+            }
+        }
+        if sources.is_empty() {
+            return;
+        }
+        loop {
+            for source in &sources {
+                // What went wrong is logged there; callers ask again.
+                tokio::select! {
+                    _ = source.refresh() => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+            tokio::select! {
+                () = self.clock.sleep_until(self.clock.now().plus(REFRESH_EVERY)) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Who verifies a token is decided by the issuer it names; whatever no signature can tell is asked about.
+    async fn bearer(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+        let recalled = self
+            .issuer
+            .iter()
+            .find_map(|issuer| issuer.recall(token, now))
+            .or_else(|| self.verifiers.iter().find_map(|verifier| verifier.recall(token, now).map(Ok)));
+        if let Some(verdict) = recalled {
+            return verdict;
+        }
+        let claimed = claimed_issuer(token);
+        let mut verdicts = Vec::new();
+        if let Some(issuer) = self.issuer.as_ref().filter(|issuer| claimed.as_deref() == Some(issuer.identity())) {
+            verdicts.push(issuer.verify(token, now));
+        }
+        for verifier in self.verifiers.iter().filter(|verifier| claimed.as_deref() == Some(verifier.issuer())) {
+            verdicts.push(verifier.verify(token, now).await);
+        }
+        if verdicts.is_empty() {
+            for introspector in &self.introspectors {
+                let verdict = match introspector.recall(token, now) {
+                    Some(verdict) => verdict,
+                    None => introspector.verify(token).await,
+                };
+                let is_final = verdict.is_ok();
+                verdicts.push(verdict);
+                if is_final {
+                    break;
+                }
+            }
+        }
+        most_telling(verdicts)
+    }
+
+    fn basic(
+        &self,
+        credentials: &NameAndPassword,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Result<Caller, AuthenticationError> {
+        if self.names.is_empty() {
+            return Err(AuthenticationError::Malformed);
+        }
+        let name = &credentials.name;
+        let too_many = |retry_after| AuthenticationError::TooManyFailures { retry_after };
+        self.guard.admit(address, name, now).map_err(too_many)?;
+        match proven(&self.names, name, credentials.password.expose_secret()) {
+            Some(client) => {
+                self.guard.succeeded(address, name, now);
+                Ok(Caller { integration: client.integration })
+            }
+            None => {
+                let exists = self.names.iter().any(|client| client.id.as_bytes() == name);
+                self.guard.failed(address, name, exists, now);
+                Err(AuthenticationError::WrongSecret)
+            }
+        }
+    }
+
+    async fn signed(
+        &self,
+        presented: &Presented<'_>,
+        carried: Carried<'_>,
+        now: Timestamp,
+    ) -> Result<Caller, AuthenticationError> {
+        match (&self.signatures, carried) {
+            (Some(signatures), carried) => signatures.verify(presented, carried, &self.guard, now).await,
+            (None, Carried::Header(_)) => Err(AuthenticationError::Malformed),
+            // Without anybody who reads them, parameters of the query are no credentials.
+            (None, Carried::Query) => Err(AuthenticationError::Missing),
+        }
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("challenge", &self.challenge).finish_non_exhaustive()
+    }
+}
+
+fn challenge(basic: bool, signed: bool) -> String {
+    let mut challenge = "Bearer error=\"invalid_token\"".to_owned();
+    if basic {
+        challenge.push_str(", Basic realm=\"doorbell\", charset=\"UTF-8\"");
+    }
+    if signed {
+        challenge.push_str(", OAuth realm=\"doorbell\"");
+    }
+    challenge
+}
+
+/// The issuer a token claims, if it is a signed token.
+fn claimed_issuer(token: &str) -> Option<String> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return None;
+    };
+    serde_json::from_slice::<Unverified>(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?.iss
+}
+
+/// Whoever vouches for a caller lets it in; if nobody does, the caller is told what can still be mended.
+fn most_telling(verdicts: Vec<Result<Caller, AuthenticationError>>) -> Result<Caller, AuthenticationError> {
+    let rank = |error: &AuthenticationError| match error {
+        AuthenticationError::Unavailable => 4,
+        AuthenticationError::Scope => 3,
+        AuthenticationError::NotYet => 2,
+        AuthenticationError::Expired => 1,
+        AuthenticationError::Missing
+        | AuthenticationError::Malformed
+        | AuthenticationError::Invalid
+        | AuthenticationError::WrongSecret
+        | AuthenticationError::Signature
+        | AuthenticationError::Replayed
+        | AuthenticationError::TooManyFailures { .. } => 0,
+    };
+    let mut telling = AuthenticationError::Invalid;
+    for verdict in verdicts {
+        match verdict {
+            Ok(caller) => return Ok(caller),
+            Err(error) if rank(&error) >= rank(&telling) => telling = error,
+            Err(_) => {}
+        }
+    }
+    Err(telling)
 }

@@ -45,7 +45,15 @@ pub(super) async fn run(arguments: Arguments, handler: Option<Arc<dyn EventHandl
     let receiver_base = BaseUrl::parse(&receiver).map_err(Failure::because)?;
     sandbox.open(&config, receiver_base, SystemClock).map_err(Failure::because)?;
 
-    let outbound = &config.integrations[0].outbound;
+    let by_hand = config.integrations[0].outbound.oauth2().map_or_else(String::new, |oauth2| {
+        let (id, secret) = (&oauth2.client.client_id, oauth2.client.client_secret.expose());
+        format!(
+            "
+ring by hand, as a marketplace would:
+  curl -u {id}:{secret} -d grant_type=client_credentials {receiver}/oauth2/token
+"
+        )
+    });
     let mut out = std::io::stdout().lock();
     // A closed standard output is no reason to stop serving.
     let _ = write!(
@@ -65,16 +73,11 @@ make something happen:
 see what came of it:
   curl {market}/simulate/events
   curl http://{admin}/api/v1/events
-
-ring by hand, as a marketplace would:
-  curl -u {id}:{secret} -d grant_type=client_credentials {receiver}/oauth2/token
-
+{by_hand}
 Ctrl-C stops.
 ",
         admin = app.admin,
         data = directory.display(),
-        id = outbound.client_id,
-        secret = outbound.client_secret.expose(),
     )
     .and_then(|()| out.flush());
     drop(out);

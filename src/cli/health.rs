@@ -2,6 +2,7 @@ use clap::Args;
 use http::Request;
 
 use super::{Failure, Source, local_url};
+use crate::config::Config;
 use crate::egress::Egress;
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
 
@@ -25,7 +26,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// Whether the receiver that answers at `url` is ready.
 pub(super) async fn is_ready(url: &str) -> Result<(), Failure> {
     let base = BaseUrl::parse(url).map_err(|error| Failure::Command(format!("--url {url} {error}")))?;
-    let egress = Egress::new(vec![base], MAX_BODY_BYTES).map_err(Failure::because)?;
+    let egress = Egress::new(&Config::defaults().egress, vec![base], MAX_BODY_BYTES).map_err(Failure::because)?;
     let request = Request::get(url).body(Vec::new()).map_err(Failure::because)?;
     let answer = egress.call(request).await.map_err(Failure::because)?;
     let status = answer.status();

@@ -4,12 +4,14 @@ mod check;
 #[cfg(feature = "sandbox")]
 mod dev;
 mod health;
+mod keys;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
 mod token;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,6 +61,8 @@ enum Command {
     #[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(doorbell token)\" \\\n    \
         'http://127.0.0.1:8080/notifications/create?eventUrl=…'")]
     Token(token::Arguments),
+    /// List or rotate the keys that tokens are signed with, in the running receiver.
+    Keys(keys::Arguments),
     /// Exit with 0 if the receiver is ready: a container's HEALTHCHECK.
     #[command(after_help = "Example:\n  doorbell health --url http://127.0.0.1:8080/health/ready")]
     Health(health::Arguments),
@@ -158,6 +162,7 @@ impl Command {
             Self::Sandbox(source) => sandbox::run(&source.load()?).await,
             Self::Check(arguments) => check::run(&arguments).await,
             Self::Token(arguments) => token::run(&arguments).await,
+            Self::Keys(arguments) => keys::run(&arguments).await,
             Self::Health(arguments) => health::run(&arguments).await,
         }
     }
@@ -165,12 +170,16 @@ impl Command {
 
 /// Where the public listener is reached from this machine.
 fn local_url(config: &Config) -> String {
-    let mut address = config.server.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    format!("http://{}{}", reachable(config.server.listen), config.server.public_url.path())
+}
+
+/// An address that reaches a listener from this machine.
+fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    format!("http://{address}{}", config.server.public_url.path())
+    listen
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use url::form_urlencoded::byte_serialize;
 
 use super::{Failure, Source, local_url};
+use crate::config::{Integration, Outbound};
 use crate::egress::Egress;
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
 
@@ -34,10 +35,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         })?,
     };
     let base = BaseUrl::parse(&local_url(&config)).map_err(Failure::because)?;
-    let egress = Egress::new(vec![base.clone()], MAX_BODY_BYTES).map_err(Failure::because)?;
+    let egress = Egress::new(&config.egress.direct(), vec![base.clone()], MAX_BODY_BYTES).map_err(Failure::because)?;
     let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-    let outbound = &integration.outbound;
-    let credentials = format!("{}:{}", encoded(&outbound.client_id), encoded(outbound.client_secret.expose()));
+    let client = &integration.outbound.oauth2().ok_or_else(|| no_tokens_here(integration))?.client;
+    let credentials = format!("{}:{}", encoded(&client.client_id), encoded(client.client_secret.expose()));
     let request = Request::post(format!("{base}/oauth2/token"))
         .header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(credentials)))
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -52,4 +53,15 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     println!("{}", token.access_token);
     Ok(())
+}
+
+/// Says where to go for credentials of an integration that does not use our token endpoint.
+fn no_tokens_here(integration: &Integration) -> Failure {
+    let kinds: Vec<_> = integration.outbound.iter().map(Outbound::kind).collect();
+    Failure::Command(format!(
+        "integration {:?} takes {}, and doorbell issues tokens for the kind oauth2 only; jwt and introspection: ask your \
+         identity provider for a token; basic: curl -u CLIENT_ID:CLIENT_SECRET",
+        integration.name,
+        kinds.join(" and ")
+    ))
 }

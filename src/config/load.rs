@@ -17,8 +17,9 @@ const DEFAULT_FILE: &str = "config/doorbell.toml";
 const ENVIRONMENT_PREFIX: &str = "DOORBELL__";
 const ENVIRONMENT_FILE: &str = "DOORBELL_CONFIG";
 
-/// Secrets, each of which may be given as `…_file` too. `url` is one because it may hold a password.
-const SECRETS: [&str; 3] = ["client_secret", "token", "url"];
+/// Secrets, each of which may be given as `…_file` too. `url` and `proxy` are because they may hold a password.
+const SECRETS: [&str; 6] =
+    ["client_secret", "previous_client_secret", "introspection_client_secret", "token", "url", "proxy"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -323,6 +324,10 @@ mod tests {
     use super::*;
     use crate::config::StoreUrl;
 
+    fn secret_of(config: &Config) -> &str {
+        config.integrations[0].outbound.oauth2().expect("oauth2").client.client_secret.expose()
+    }
+
     fn with(file: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::assemble(Some((Path::new("doorbell.toml"), file)), &variables)
@@ -375,7 +380,7 @@ mod tests {
         assert_eq!(config.server.listen.port(), 1);
         assert!(config.store.require_durable);
         assert_eq!(config.delivery.concurrency, 7);
-        assert_eq!(config.integrations[0].outbound.client_secret.expose(), "12345");
+        assert_eq!(secret_of(&config), "12345");
         assert_eq!(config.delivery.retry[0].as_secs(), 9);
     }
 
@@ -412,6 +417,103 @@ mod tests {
         }
     }
 
+    fn outbound(table: &str) -> String {
+        let (before, rest) = INTEGRATION.split_once("[integrations.outbound]").expect("a table");
+        let (_, after) = rest.split_once("[[integrations.marketplaces]]").expect("a table");
+        format!("{before}{table}\n[[integrations.marketplaces]]{after}")
+    }
+
+    const JWT: &str = "[integrations.outbound]\nkind = \"jwt\"\nclient_id = \"m\"\nissuer = \"https://id.example\"\n\
+                       audience = \"us\"\n";
+    const INTROSPECTION: &str = "[integrations.outbound]\nkind = \"introspection\"\nclient_id = \"m\"\n\
+                                 introspection_url = \"https://id.example/introspect?tenant=1\"\n\
+                                 introspection_client_id = \"us\"\nintrospection_client_secret = \"s\"\n";
+    const BASIC: &str = "kind = \"basic\"\nclient_id = \"m\"\nclient_secret = \"s\"\n";
+
+    #[test]
+    fn every_kind_of_outbound_credentials_can_be_configured_alone_and_beside_others() {
+        let several = format!(
+            "[[integrations.outbound]]\n{BASIC}{}",
+            JWT.replace("[integrations.outbound]", "[[integrations.outbound]]")
+        );
+        for (table, kinds) in [
+            (JWT.to_owned(), "jwt"),
+            (INTROSPECTION.to_owned(), "introspection"),
+            (format!("[integrations.outbound]\n{BASIC}previous_client_secret = \"o\""), "basic"),
+            (format!("[integrations.outbound]\n{BASIC}").replace("basic", "oauth1"), "oauth1"),
+            (several, "basic jwt"),
+        ] {
+            let config = with(&outbound(&table), &[]).unwrap_or_else(|error| panic!("{table}: {error}"));
+            let found: Vec<_> = config.integrations[0].outbound.iter().map(crate::config::Outbound::kind).collect();
+            assert_eq!(found.join(" "), kinds);
+        }
+        let variables = [
+            ("DOORBELL__INTEGRATIONS__0__OUTBOUND__KIND", "basic"),
+            ("DOORBELL__SERVER__TRUSTED_PROXIES__0", "10.1.2.3"),
+        ];
+        let config = with("", &variables).expect("the defaults, changed by the environment");
+        assert_eq!(config.server.trusted_proxies[0].to_string(), "10.1.2.3/32");
+    }
+
+    #[test]
+    fn every_mistake_in_outbound_credentials_names_the_key_and_what_to_write() {
+        let second = format!("[[integrations.outbound]]\n{BASIC}[[integrations.outbound]]\n");
+        for (table, expected) in [
+            (
+                format!("[integrations.outbound]\n{BASIC}scope = \"x\""),
+                "integrations[0].outbound.scope is not a key doorbell knows",
+            ),
+            (JWT.replace("audience = \"us\"\n", ""), "integrations[0].outbound.audience is missing; write audience"),
+            (format!("{JWT}client_secret = \"s3cret\""), "integrations[0].outbound.client_secret is not a key"),
+            (JWT.replace("https", "http"), "integrations[0].outbound.issuer is http:// and no loopback address"),
+            (JWT.replace("https://id.example", "accounts"), "integrations[0].outbound.issuer is not a URL"),
+            (format!("{JWT}algorithms = []"), "integrations[0].outbound.algorithms is empty"),
+            (
+                format!("{JWT}algorithms = [\"HS256\"]"),
+                "integrations[0].outbound.algorithms[0] unknown variant `HS256`",
+            ),
+            (format!("{JWT}jwks_url = \"ftp://x\""), "integrations[0].outbound.jwks_url has the scheme \"ftp\""),
+            (
+                INTROSPECTION.replace("https", "http"),
+                "integrations[0].outbound.introspection_url is http:// and no loopback address",
+            ),
+            (
+                INTROSPECTION.replace("introspection_client_secret = \"s\"", ""),
+                "introspection_client_secret is missing; write introspection_client_secret = \"…\", or \
+                 introspection_client_secret_file",
+            ),
+            (
+                format!("[integrations.outbound]\n{BASIC}previous_client_secret = \"\""),
+                "integrations[0].outbound.previous_client_secret is empty",
+            ),
+            (
+                format!("{second}{}", BASIC.replace("client_secret = \"s\"", "")),
+                "integrations[0].outbound[1].client_secret is missing",
+            ),
+            (
+                format!("{second}{}token_lifetime = \"soon\"", BASIC.replace("basic", "oauth2")),
+                "integrations[0].outbound[1].token_lifetime \"soon\" is not a duration",
+            ),
+            (
+                "[integrations.outbound]\nkind = \"saml\"".to_owned(),
+                "integrations[0].outbound.kind unknown variant `saml`",
+            ),
+        ] {
+            let message = message(&outbound(&table), &[]);
+            assert!(message.contains(expected), "{table} gives {message}, which lacks {expected}");
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+        let twice = format!("{INTEGRATION}{}", INTEGRATION.replace("\"a\"", "\"b\""));
+        assert!(message(&twice, &[]).contains("integrations[1].outbound.client_id is the same as an earlier"));
+        for (file, expected) in [
+            ("[server]\ntrusted_proxies = [\"proxy\"]", "server.trusted_proxies holds \"proxy\""),
+            ("[server.limits]\nmax_url_bytes = 0", "server.limits.max_url_bytes is 0"),
+            ("[egress]\ntotal_timeout = 5", "egress.total_timeout"),
+        ] {
+            assert!(message(file, &[]).contains(expected), "{file} gives {}", message(file, &[]));
+        }
+    }
+
     #[test]
     fn a_marketplace_in_the_clear_is_refused_unless_it_is_allowed() {
         let clear = INTEGRATION.replace("https://market.example", "http://market.example");
@@ -426,7 +528,7 @@ mod tests {
         let path = directory.path().join("secret");
         std::fs::write(&path, "from-a-file\n").expect("written");
         let file = INTEGRATION.replace("client_secret = \"s3cret-1\"", &format!("client_secret_file = {path:?}"));
-        assert_eq!(with(&file, &[]).expect("valid").integrations[0].outbound.client_secret.expose(), "from-a-file");
+        assert_eq!(secret_of(&with(&file, &[]).expect("valid")), "from-a-file");
         let missing = INTEGRATION.replace("client_secret = \"s3cret-1\"", "client_secret_file = \"/nowhere\"");
         assert!(
             message(&missing, &[])

@@ -1,7 +1,11 @@
 //! What can be configured, checked before anything is opened or bound.
 
 mod answers;
+mod endpoint;
+mod faults;
+mod listener;
 mod load;
+mod outbound;
 mod secret;
 
 use std::net::SocketAddr;
@@ -13,7 +17,12 @@ use serde::{Deserialize, Deserializer};
 use crate::event::BaseUrl;
 
 pub use answers::{Answer, Answers};
+pub use endpoint::Endpoint;
+pub use listener::{Admin, Limits, Server};
 pub use load::{ConfigError, DEFAULTS, Origin};
+pub use outbound::{
+    ClientIdClaim, Introspection, Jwt, Oauth2, Outbound, OutboundCredentials, SharedSecret, SigningAlgorithm,
+};
 pub use secret::Secret;
 
 /// The whole configuration, valid in itself.
@@ -30,36 +39,14 @@ pub struct Config {
     pub handler: Handler,
     /// How events are worked.
     pub delivery: Delivery,
+    /// How others are called.
+    pub egress: Egress,
     /// What is logged.
     pub log: Log,
     /// The marketplace to develop against.
     pub sandbox: Sandbox,
     /// Who may notify us of what.
     pub integrations: Vec<Integration>,
-}
-
-/// The public listener.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// The same as the marketplace sees it; its path is the prefix of every public route.
-    #[serde(deserialize_with = "base_url")]
-    pub public_url: BaseUrl,
-    /// How long work in hand may finish at a stop.
-    #[serde(deserialize_with = "duration")]
-    pub shutdown_timeout: Duration,
-}
-
-/// The private listener.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// The bearer token it asks for.
-    pub token: Option<Secret>,
 }
 
 /// Where events are kept.
@@ -122,6 +109,25 @@ pub struct Delivery {
     pub retry: Vec<Duration>,
 }
 
+/// How others are called: marketplaces, identity providers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// How long a connection may take to be made.
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// How long may pass without a byte of the answer.
+    #[serde(deserialize_with = "duration")]
+    pub read_timeout: Duration,
+    /// How long the whole exchange may take.
+    #[serde(deserialize_with = "duration")]
+    pub total_timeout: Duration,
+    /// Certificates, as PEM, that are trusted beside the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy everything is called through. The environment's is not asked.
+    pub proxy: Option<Secret>,
+}
+
 /// What is logged.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,35 +163,12 @@ pub struct Integration {
     /// Names it in records, logs and the API. Part of every event's id: renaming makes old events strangers.
     pub name: String,
     /// How the marketplace authenticates to us.
-    pub outbound: Outbound,
+    pub outbound: OutboundCredentials,
     /// Which types of event are answered with their result.
     #[serde(default)]
     pub answer: Answers,
     /// Where its events may lie.
     pub marketplaces: Vec<Marketplace>,
-}
-
-/// How the marketplace authenticates to us.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Outbound {
-    /// By what means.
-    pub kind: OutboundKind,
-    /// Who it says it is.
-    pub client_id: String,
-    /// How it proves it.
-    pub client_secret: Secret,
-    /// How long a token of ours is good.
-    #[serde(default = "default_token_lifetime", deserialize_with = "duration")]
-    pub token_lifetime: Duration,
-}
-
-/// The means by which a marketplace authenticates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OutboundKind {
-    /// Client credentials at our own token endpoint.
-    Oauth2,
 }
 
 /// A marketplace and how we authenticate to it.
@@ -218,6 +201,14 @@ pub struct Inbound {
     pub token_url: String,
 }
 
+impl Egress {
+    /// The same without a proxy: for calls to this machine.
+    #[must_use]
+    pub fn direct(&self) -> Self {
+        Self { proxy: None, ..self.clone() }
+    }
+}
+
 impl Marketplace {
     /// Where tokens are issued.
     #[must_use]
@@ -226,155 +217,12 @@ impl Marketplace {
     }
 }
 
-fn default_token_lifetime() -> Duration {
-    Duration::from_hours(1)
-}
-
 fn default_scope() -> String {
     "ROLE_APPLICATION".to_owned()
 }
 
 fn default_token_url() -> String {
     "{base_url}/oauth2/token".to_owned()
-}
-
-/// A placeholder secret of the built-in defaults: known to everybody.
-const PLACEHOLDER_SECRETS: [&str; 2] = ["change-me", "change-me-too"];
-
-/// What is wrong with one key: where, what, and what to write.
-pub(crate) struct Fault {
-    key: String,
-    problem: String,
-}
-
-impl Config {
-    /// What no single key shows: names that clash, listeners that are open, secrets everybody knows.
-    fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: String, problem: String| faults.push(Fault { key, problem });
-
-        if !self.admin.listen.ip().is_loopback() && self.admin.token.is_none() {
-            fault(
-                "admin.token".into(),
-                format!(
-                    "is missing, and admin.listen {} can be reached from other machines; write token = \"…\" or \
-                     listen on 127.0.0.1",
-                    self.admin.listen
-                ),
-            );
-        }
-        for (key, concurrency) in [
-            ("delivery.concurrency", self.delivery.concurrency),
-            ("delivery.concurrency_per_marketplace", self.delivery.concurrency_per_marketplace),
-        ] {
-            if concurrency == 0 {
-                fault(key.into(), "is 0, so no event would ever be worked; write at least 1".into());
-            }
-        }
-        if self.delivery.retry.is_empty() {
-            fault("delivery.retry".into(), "is empty; write at least one duration, such as [\"5s\"]".into());
-        }
-        if let Err(error) = self.log.level.parse::<tracing_subscriber::EnvFilter>() {
-            fault("log.level".into(), format!("is not a level or filter ({error}); write \"info\""));
-        }
-        if self.integrations.is_empty() {
-            fault("integrations".into(), "is empty; write at least one [[integrations]] table".into());
-        }
-        for (index, integration) in self.integrations.iter().enumerate() {
-            let at = format!("integrations[{index}]");
-            for (field, problem) in integration.faults() {
-                fault(format!("{at}.{field}"), problem);
-            }
-            let earlier = &self.integrations[..index];
-            if earlier.iter().any(|other| other.name == integration.name) {
-                fault(
-                    format!("{at}.name"),
-                    format!("{:?} is taken by an earlier integration; choose another", integration.name),
-                );
-            }
-            if earlier.iter().any(|other| other.outbound.client_id == integration.outbound.client_id) {
-                fault(
-                    format!("{at}.outbound.client_id"),
-                    "is the same as an earlier integration's, so a caller would not say which one it means; choose another".into(),
-                );
-            }
-            if !self.server.public_url.is_loopback() {
-                for (field, secret) in integration.secrets() {
-                    if PLACEHOLDER_SECRETS.contains(&secret.expose()) {
-                        fault(
-                            format!("{at}.{field}"),
-                            format!(
-                                "is the placeholder everybody knows, and server.public_url {} is no loopback address; \
-                                 write a secret of your own",
-                                self.server.public_url
-                            ),
-                        );
-                    }
-                }
-            }
-        }
-        faults
-    }
-}
-
-impl Integration {
-    fn faults(&self) -> Vec<(String, String)> {
-        let mut faults = Vec::new();
-        let mut fault = |field: String, problem: &str| faults.push((field, problem.to_owned()));
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.name.is_empty() || !self.name.chars().all(plain) {
-            fault("name".into(), "must be letters, digits, '-', '_' and '.' only; write something like \"my-product\"");
-        }
-        if self.outbound.client_id.is_empty() || self.outbound.client_id.contains(':') {
-            fault(
-                "outbound.client_id".into(),
-                "must not be empty or hold a ':'; write the id the marketplace was given",
-            );
-        }
-        for (field, secret) in self.secrets() {
-            if secret.expose().is_empty() {
-                fault(field, "is empty; write the secret, or name a file that holds it in client_secret_file");
-            }
-        }
-        if self.marketplaces.is_empty() {
-            fault("marketplaces".into(), "is empty; write at least one [[integrations.marketplaces]] table");
-        }
-        for (index, marketplace) in self.marketplaces.iter().enumerate() {
-            let at = format!("marketplaces[{index}]");
-            if marketplace.inbound.client_id.is_empty() {
-                fault(
-                    format!("{at}.inbound.client_id"),
-                    "is empty; write the id the marketplace generated for the inbound client",
-                );
-            }
-            let clear = |url: &BaseUrl| !(url.is_https() || url.is_loopback() || marketplace.allow_http);
-            if clear(&marketplace.base_url) {
-                fault(
-                    format!("{at}.base_url"),
-                    "is http:// and no loopback address, so secrets would travel in the clear; write https://, or set \
-                     allow_http = true on this marketplace",
-                );
-            }
-            match BaseUrl::parse(&marketplace.token_url()) {
-                Err(error) => fault(format!("{at}.inbound.token_url"), &error.to_string()),
-                Ok(url) if clear(&url) && !clear(&marketplace.base_url) => {
-                    fault(format!("{at}.inbound.token_url"), "is http:// and no loopback address; write https://");
-                }
-                Ok(_) => {}
-            }
-            if self.marketplaces[..index].iter().any(|other| other.base_url == marketplace.base_url) {
-                fault(format!("{at}.base_url"), "is given twice in this integration; remove one");
-            }
-        }
-        faults
-    }
-
-    fn secrets(&self) -> impl Iterator<Item = (String, &Secret)> {
-        let inbound = self.marketplaces.iter().enumerate().map(|(index, marketplace)| {
-            (format!("marketplaces[{index}].inbound.client_secret"), &marketplace.inbound.client_secret)
-        });
-        std::iter::once(("outbound.client_secret".to_owned(), &self.outbound.client_secret)).chain(inbound)
-    }
 }
 
 impl<'de> Deserialize<'de> for StoreUrl {

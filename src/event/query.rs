@@ -9,7 +9,8 @@ const MAX_PARAMETER_BYTES: usize = 2048;
 pub struct NotificationQuery {
     /// `eventUrl`, or `url` as older set-ups name it; decoded.
     pub event_url: String,
-    /// The other parameters, in their order, encoded.
+    /// The other parameters, in their order, encoded; without those that prove who is calling, which are not for
+    /// keeping.
     pub parameters: String,
 }
 
@@ -39,6 +40,7 @@ impl NotificationQuery {
             let place = match &*name {
                 "eventUrl" => &mut event_url,
                 "url" => &mut old_name,
+                name if is_credential(name) => continue,
                 _ => {
                     others.append_pair(&name, &value);
                     continue;
@@ -60,11 +62,22 @@ impl NotificationQuery {
     }
 }
 
+/// Whether a parameter is, or looks like, part of the caller's credentials.
+fn is_credential(name: &str) -> bool {
+    name.starts_with("oauth_") || name == "access_token"
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn credentials_in_the_query_are_not_kept() {
+        let query = "eventUrl=u&oauth_nonce=1&access_token=secret&oauth_signature=s&plan=b";
+        assert_eq!(NotificationQuery::parse(query).expect("a notification's").parameters, "plan=b");
+    }
 
     #[test]
     fn the_event_url_is_read_by_either_name_and_the_rest_is_kept() {

@@ -83,6 +83,12 @@ impl BaseUrl {
             && self.0.port_or_known_default() == url.port_or_known_default()
     }
 
+    /// Whether `other` has this base's scheme, host and port.
+    #[must_use]
+    pub fn shares_origin_with(&self, other: &Self) -> bool {
+        self.has_origin_of(&other.0)
+    }
+
     fn contains(&self, url: &Url) -> bool {
         self.has_origin_of(url) && url.path().strip_prefix(self.path()).is_some_and(|rest| rest.starts_with('/'))
     }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::tokens::Tokens;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Marketplace;
+use crate::config::{self, Marketplace};
 use crate::egress::{Egress, EgressError};
 use crate::event::{BaseUrl, EventResult, EventUrl, MAX_BODY_BYTES};
 
@@ -85,11 +85,11 @@ impl MarketplaceClient {
     ///
     /// # Errors
     /// If its token URL cannot be used, or TLS cannot be set up.
-    pub fn new(marketplace: &Marketplace, clock: Arc<dyn Clock>) -> Result<Self, CallError> {
+    pub fn new(marketplace: &Marketplace, egress: &config::Egress, clock: Arc<dyn Clock>) -> Result<Self, CallError> {
         let token_origin =
             BaseUrl::parse(&marketplace.token_url()).map_err(|error| CallError::Token(format!("token_url {error}")))?;
         let base_url = marketplace.base_url.clone();
-        let egress = Egress::new(vec![base_url.clone(), token_origin], MAX_BODY_BYTES)?;
+        let egress = Egress::new(egress, vec![base_url.clone(), token_origin], MAX_BODY_BYTES)?;
         let tokens = Tokens::new(marketplace, egress.clone(), Arc::clone(&clock))?;
         Ok(Self { base_url, egress, tokens, clock })
     }

@@ -1,6 +1,7 @@
 //! What the public listener says: the one place where a fault becomes a status and an error code.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
@@ -10,6 +11,7 @@ use actix_web::mime::Mime;
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 
 use super::given::Given;
+use super::limits::Excess;
 use crate::authenticate::AuthenticationError;
 use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
 use crate::store::StoreError;
@@ -30,6 +32,8 @@ pub(super) enum Fault {
     EventUrl(EventUrlError),
     /// The notification could not be made durable. Why is logged, not told.
     NotRecorded(StoreError),
+    /// The request has too much of something.
+    Excess(Excess),
 }
 
 impl fmt::Display for Fault {
@@ -45,6 +49,7 @@ impl fmt::Display for Fault {
                 f.write_str("too many events are waiting to be recorded; try again")
             }
             Self::NotRecorded(_) => f.write_str("the event cannot be recorded at present; try again"),
+            Self::Excess(excess) => excess.fmt(f),
         }
     }
 }
@@ -52,38 +57,85 @@ impl fmt::Display for Fault {
 impl Fault {
     fn error_code(&self) -> ErrorCode {
         match self {
-            Self::Caller(AuthenticationError::Scope) | Self::OtherIntegration => ErrorCode::Forbidden,
-            Self::Caller(
+            Self::Caller(error) => match error {
+                AuthenticationError::Scope => ErrorCode::Forbidden,
+                AuthenticationError::Unavailable => ErrorCode::TransportError,
                 AuthenticationError::Missing
                 | AuthenticationError::Malformed
                 | AuthenticationError::Invalid
-                | AuthenticationError::Expired,
-            ) => ErrorCode::Unauthorized,
-            Self::Query(_) | Self::EventUrl(_) => ErrorCode::InvalidResponse,
-            Self::NotRecorded(_) => ErrorCode::TransportError,
+                | AuthenticationError::Expired
+                | AuthenticationError::NotYet
+                | AuthenticationError::WrongSecret
+                | AuthenticationError::Signature
+                | AuthenticationError::Replayed
+                | AuthenticationError::TooManyFailures { .. } => ErrorCode::Unauthorized,
+            },
+            Self::OtherIntegration => ErrorCode::Forbidden,
+            Self::Query(_) | Self::EventUrl(_) | Self::Excess(Excess::Url | Excess::Headers | Excess::Body) => {
+                ErrorCode::InvalidResponse
+            }
+            Self::NotRecorded(_)
+            | Self::Excess(
+                Excess::Slow | Excess::ConnectionsOfAddress | Excess::Connections | Excess::RequestsInFlight,
+            ) => ErrorCode::TransportError,
         }
     }
 
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Caller(AuthenticationError::Scope) | Self::OtherIntegration => StatusCode::FORBIDDEN,
-            Self::Caller(
+            Self::Caller(error) => match error {
+                AuthenticationError::Scope => StatusCode::FORBIDDEN,
+                AuthenticationError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                AuthenticationError::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
                 AuthenticationError::Missing
                 | AuthenticationError::Malformed
                 | AuthenticationError::Invalid
-                | AuthenticationError::Expired,
-            ) => StatusCode::UNAUTHORIZED,
+                | AuthenticationError::Expired
+                | AuthenticationError::NotYet
+                | AuthenticationError::WrongSecret
+                | AuthenticationError::Signature
+                | AuthenticationError::Replayed => StatusCode::UNAUTHORIZED,
+            },
+            Self::OtherIntegration => StatusCode::FORBIDDEN,
             Self::Query(_) | Self::EventUrl(_) => StatusCode::BAD_REQUEST,
             Self::NotRecorded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Excess(excess) => excess.status_code(),
         }
     }
+
+    /// When the caller may come back, where that is known.
+    fn retry_after(&self) -> Option<HeaderValue> {
+        match (self, self.status_code()) {
+            (Self::Caller(AuthenticationError::TooManyFailures { retry_after }), _) => Some(seconds(*retry_after)),
+            (_, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => Some(RETRY_AFTER_SECONDS),
+            _ => None,
+        }
+    }
+}
+
+/// A wait in whole seconds, and not too short a one.
+pub(super) fn seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 /// A fault, in the format that the caller can read.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) fault: Fault,
-    pub(super) format: Format,
+    fault: Fault,
+    format: Format,
+    /// How to authenticate, for those who have not.
+    challenge: Option<HeaderValue>,
+}
+
+impl Refusal {
+    pub(super) fn new(fault: impl Into<Fault>, format: Format) -> Self {
+        Self { fault: fault.into(), format, challenge: None }
+    }
+
+    /// The refusal of a caller that may authenticate as `challenge` says.
+    pub(super) fn of_caller(error: AuthenticationError, format: Format, challenge: &str) -> Self {
+        Self { challenge: HeaderValue::from_str(challenge).ok(), ..Self::new(error, format) }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -100,12 +152,13 @@ impl ResponseError for Refusal {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let mut response = self.format.result(status, &EventResult::failure(self.fault.error_code(), self.to_string()));
-        if status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        if status == StatusCode::UNAUTHORIZED
+            && let Some(challenge) = &self.challenge
+        {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        if let Some(wait) = self.fault.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, wait);
         }
         response
     }
@@ -114,6 +167,12 @@ impl ResponseError for Refusal {
 impl From<AuthenticationError> for Fault {
     fn from(error: AuthenticationError) -> Self {
         Self::Caller(error)
+    }
+}
+
+impl From<Excess> for Fault {
+    fn from(excess: Excess) -> Self {
+        Self::Excess(excess)
     }
 }
 

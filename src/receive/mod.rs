@@ -1,31 +1,38 @@
 //! Stage 1: the public listener. Takes notifications, issues tokens, says whether it is well.
 //!
-//! A notification passes through here in one order only: authenticate, check the event URL, record, answer.
+//! A notification passes through here in one order only: keep within the limits, authenticate, check the event URL,
+//! record, answer.
 
 mod answer;
 mod given;
 mod health;
+mod limits;
+mod metadata;
 mod notifications;
 mod token;
 
+use std::any::Any;
 use std::sync::Arc;
 
-use actix_web::web;
+use actix_web::dev::Extensions;
+use actix_web::{middleware, web};
 
-use crate::authenticate::Issuer;
+use crate::authenticate::Authenticator;
 use crate::clock::Clock;
-use crate::config::{Answers, Config};
+use crate::config::{Answers, Config, Limits};
 use crate::event::BaseUrl;
 use crate::store::EventStore;
+use limits::Threshold;
 
-/// The largest request body that is read, in bytes: a token request has about a hundred.
-const MAX_FORM_BYTES: usize = 16 << 10;
+pub use health::{live, ready};
+pub use limits::{Excess, Refusals};
 
 /// What the public listener works with.
 pub struct Door {
     store: Arc<dyn EventStore>,
     clock: Arc<dyn Clock>,
-    issuer: Issuer,
+    authenticator: Arc<Authenticator>,
+    threshold: Arc<Threshold>,
     integrations: Vec<Integration>,
     prefix: String,
 }
@@ -40,7 +47,12 @@ struct Integration {
 impl Door {
     /// The door of the configured integrations.
     #[must_use]
-    pub fn new(config: &Config, store: Arc<dyn EventStore>, issuer: Issuer, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        config: &Config,
+        store: Arc<dyn EventStore>,
+        authenticator: Arc<Authenticator>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let integrations = config.integrations.iter().map(|integration| Integration {
             name: integration.name.clone(),
             answers: integration.answer.clone(),
@@ -48,25 +60,45 @@ impl Door {
         });
         Self {
             store,
+            threshold: Threshold::new(&config.server, Arc::clone(&clock)),
             clock,
-            issuer,
+            authenticator,
             integrations: integrations.collect(),
             prefix: config.server.public_url.path().to_owned(),
         }
     }
 
+    /// How often which excess was refused.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(self.threshold.refusals())
+    }
+
+    /// How much is taken from strangers.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        self.threshold.limits()
+    }
+
+    /// To be told of every connection, so that they can be counted.
+    pub fn on_connect(&self, connection: &dyn Any, data: &mut Extensions) {
+        self.threshold.on_connect(connection, data);
+    }
+
     /// Adds the public routes to a server.
     pub fn routes(self: &Arc<Self>, app: &mut web::ServiceConfig) {
-        let scope = web::scope(&self.prefix)
+        let mut everything = web::scope("")
             .app_data(web::Data::from(Arc::clone(self)))
-            .app_data(web::FormConfig::default().limit(MAX_FORM_BYTES))
-            .app_data(web::PayloadConfig::new(MAX_FORM_BYTES))
+            .wrap(middleware::from_fn(limits::keep))
+            .default_service(web::to(answer::no_such_route));
+        for path in metadata::paths(&self.prefix) {
+            everything = everything.service(web::resource(path).route(web::get().to(metadata::show)));
+        }
+        let prefixed = web::scope(&self.prefix)
             .configure(notifications::routes)
             .service(web::resource("/oauth2/token").route(web::post().to(token::issue)))
             .configure(health::routes)
             .default_service(web::to(answer::no_such_route));
-        app.service(scope).default_service(web::to(answer::no_such_route));
+        app.service(everything.service(prefixed));
     }
 }
-
-pub use health::{live, ready};

@@ -2,13 +2,13 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
-use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Fault, Format, Refusal};
 use super::{Door, Integration};
-use crate::authenticate::{AuthenticationError, Caller};
+use crate::authenticate::{AuthenticationError, Caller, Presented};
 use crate::config::Answers;
 use crate::event::{
     EventId, EventRecord, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State,
@@ -110,7 +110,7 @@ async fn receive(
             let given = move || drop(actix_web::rt::spawn(async move { door.note_as_given(id).await }));
             Ok(format.giving(&result, given))
         }
-        Err(fault) => Err(Refusal { fault, format }),
+        Err(fault) => Err(Refusal::new(fault, format)),
     }
 }
 
@@ -238,28 +238,27 @@ struct Authenticated(Caller);
 
 impl FromRequest for Authenticated {
     type Error = Refusal;
-    type Future = Ready<Result<Self, Refusal>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Refusal>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(match authenticate(request) {
-            Ok(caller) => Ok(Self(caller)),
-            Err(error) => Err(Refusal { fault: error.into(), format: Format::asked_by(request) }),
+        let request = request.clone();
+        Box::pin(async move {
+            let Some(door) = request.app_data::<web::Data<Door>>() else {
+                return Err(Refusal::new(AuthenticationError::Unavailable, Format::asked_by(&request)));
+            };
+            let presented = Presented {
+                authorization: request.headers().get_all(AUTHORIZATION).map(|header| header.as_bytes()).collect(),
+                path: request.uri().path(),
+                query: request.query_string(),
+                address: door.threshold.address_of(&request),
+            };
+            match door.authenticator.authenticate(&presented).await {
+                Ok(caller) => Ok(Self(caller)),
+                Err(error) => {
+                    tracing::debug!(%error, address = %presented.address, "caller refused");
+                    Err(Refusal::of_caller(error, Format::asked_by(&request), door.authenticator.challenge()))
+                }
+            }
         })
     }
-}
-
-fn authenticate(request: &HttpRequest) -> Result<Caller, AuthenticationError> {
-    let door = request.app_data::<web::Data<Door>>().ok_or(AuthenticationError::Invalid)?;
-    let mut headers = request.headers().get_all(AUTHORIZATION);
-    let header = headers.next().ok_or(AuthenticationError::Missing)?;
-    if headers.next().is_some() {
-        return Err(AuthenticationError::Malformed);
-    }
-    let header = header.to_str().map_err(|_| AuthenticationError::Malformed)?;
-    let (scheme, token) = header.split_once(' ').ok_or(AuthenticationError::Malformed)?;
-    // RFC 9110 §11.1: the scheme is compared without regard to case.
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(AuthenticationError::Malformed);
-    }
-    door.issuer.verify(token.trim(), door.clock.now())
 }

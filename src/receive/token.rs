@@ -1,23 +1,31 @@
 //! The token endpoint: client credentials (RFC 6749 §4.4), by HTTP Basic or in the form.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, PRAGMA, WWW_AUTHENTICATE};
+use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::form_urlencoded;
 
 use super::Door;
+use super::answer::{self, Refusal};
+use super::limits::Excess;
+use crate::authenticate::{NameAndPassword, TokenRefused, TokenRequest};
 
 /// What went wrong, in the words of RFC 6749 §5.2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum TokenError {
     InvalidRequest(&'static str),
     InvalidClient,
     UnsupportedGrantType,
+    InvalidScope(String),
+    /// RFC 8707 §2.
+    InvalidTarget(String),
+    /// RFC 6749 has no word for it; §5.2 lets others be used.
+    TooManyFailures(Duration),
+    Server,
 }
 
 #[derive(Serialize)]
@@ -25,19 +33,13 @@ struct TokenAnswer<'a> {
     access_token: &'a str,
     token_type: &'static str,
     expires_in: u64,
-    scope: &'static str,
+    scope: &'a str,
 }
 
 #[derive(Serialize)]
-struct ErrorAnswer {
+struct ErrorAnswer<'a> {
     error: &'static str,
-    error_description: &'static str,
-}
-
-/// A client's id and secret, as they were sent.
-struct ClientCredentials {
-    id: String,
-    secret: SecretString,
+    error_description: &'a str,
 }
 
 /// The form of a token request.
@@ -46,10 +48,19 @@ struct Form {
     grant_type: Option<String>,
     client_id: Option<String>,
     client_secret: Option<SecretString>,
+    wanted: TokenRequest,
 }
 
 /// `POST {prefix}/oauth2/token`
-pub(super) async fn issue(door: web::Data<Door>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+pub(super) async fn issue(
+    door: web::Data<Door>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Refusal> {
+    if door.authenticator.issuer().is_none() {
+        return Ok(answer::no_such_route(request).await);
+    }
+    let body = read_body(&door, &request, payload).await?;
     let issued = read_form(&request, &body).and_then(|form| {
         let credentials = credentials(&request, &form)?;
         match form.grant_type.as_deref() {
@@ -57,20 +68,15 @@ pub(super) async fn issue(door: web::Data<Door>, request: HttpRequest, body: web
             Some(_) => return Err(TokenError::UnsupportedGrantType),
             None => return Err(TokenError::InvalidRequest("grant_type is missing; send client_credentials")),
         }
-        let now = door.clock.now();
-        let (id, secret) = (credentials.id.as_str(), credentials.secret.expose_secret());
-        // RFC 6749 §2.3.1 wants each half form-encoded before it is joined; many clients send them as they are.
-        let issued = door.issuer.issue(id, secret, now);
-        issued
-            .or_else(|_| door.issuer.issue(&form_decoded(id), &form_decoded(secret), now))
-            .map_err(|_| TokenError::InvalidClient)
+        let address = door.threshold.address_of(&request);
+        Ok(door.authenticator.issue(&credentials, &form.wanted, address)?)
     });
     let mut response = match &issued {
         Ok(token) => HttpResponse::Ok().json(TokenAnswer {
             access_token: &token.access_token,
             token_type: "bearer",
             expires_in: token.lifetime.as_secs(),
-            scope: token.scope,
+            scope: &token.scope,
         }),
         Err(error) => {
             tracing::warn!(?error, "token refused");
@@ -78,23 +84,63 @@ pub(super) async fn issue(door: web::Data<Door>, request: HttpRequest, body: web
         }
     };
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, actix_web::http::header::HeaderValue::from_static("no-store"));
-    headers.insert(PRAGMA, actix_web::http::header::HeaderValue::from_static("no-cache"));
-    response
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+/// Reads the body, so much and so long and no more.
+async fn read_body(door: &Door, request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Refusal> {
+    let limits = door.threshold.limits();
+    let read = payload.to_bytes_limited(limits.max_body_bytes);
+    tokio::select! {
+        // An error of the transport reaches nobody: the body is then as good as empty.
+        read = read => match read {
+            Ok(body) => Ok(body.unwrap_or_default()),
+            Err(_) => Err(door.threshold.refuse(Excess::Body, request)),
+        },
+        () = door.clock.sleep_until(door.clock.now().plus(limits.request_timeout)) => {
+            Err(door.threshold.refuse(Excess::Slow, request))
+        }
+    }
+}
+
+impl From<TokenRefused> for TokenError {
+    fn from(refused: TokenRefused) -> Self {
+        match refused {
+            TokenRefused::Client => Self::InvalidClient,
+            TokenRefused::TooManyFailures { retry_after } => Self::TooManyFailures(retry_after),
+            TokenRefused::Scope(_) => Self::InvalidScope(refused.to_string()),
+            TokenRefused::Audience(_) => Self::InvalidTarget(refused.to_string()),
+            TokenRefused::Signing => Self::Server,
+        }
+    }
 }
 
 impl TokenError {
-    fn response(self) -> HttpResponse {
+    fn response(&self) -> HttpResponse {
+        let bad_request = StatusCode::BAD_REQUEST;
         let (status, error, error_description) = match self {
-            Self::InvalidRequest(description) => (StatusCode::BAD_REQUEST, "invalid_request", description),
+            Self::InvalidRequest(description) => (bad_request, "invalid_request", *description),
             Self::InvalidClient => (StatusCode::UNAUTHORIZED, "invalid_client", "unknown client or wrong secret"),
             Self::UnsupportedGrantType => {
-                (StatusCode::BAD_REQUEST, "unsupported_grant_type", "only grant_type=client_credentials is served here")
+                (bad_request, "unsupported_grant_type", "only grant_type=client_credentials is served here")
             }
+            Self::InvalidScope(description) => (bad_request, "invalid_scope", description.as_str()),
+            Self::InvalidTarget(description) => (bad_request, "invalid_target", description.as_str()),
+            Self::TooManyFailures(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "temporarily_unavailable",
+                "too many failures from this address; wait before the next try",
+            ),
+            Self::Server => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "no token can be signed"),
         };
         let mut response = HttpResponse::build(status);
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, "Basic realm=\"doorbell\""));
+        }
+        if let Self::TooManyFailures(wait) = self {
+            response.insert_header((RETRY_AFTER, answer::seconds(*wait)));
         }
         response.json(ErrorAnswer { error, error_description })
     }
@@ -111,7 +157,12 @@ fn read_form(request: &HttpRequest, body: &[u8]) -> Result<Form, TokenError> {
             "grant_type" => form.grant_type.replace(value).is_some(),
             "client_id" => form.client_id.replace(value).is_some(),
             "client_secret" => form.client_secret.replace(value.into()).is_some(),
-            // Whatever scope is asked for, the one there is is granted, and the answer says so (RFC 6749 §3.3).
+            "scope" => form.wanted.scope.replace(value).is_some(),
+            // These may be given more than once (RFC 8707 §2).
+            "audience" | "resource" => {
+                form.wanted.audiences.push(value);
+                false
+            }
             _ => false,
         };
         if is_repeated {
@@ -122,7 +173,7 @@ fn read_form(request: &HttpRequest, body: &[u8]) -> Result<Form, TokenError> {
 }
 
 /// The client's credentials: from the header, or from the form, and not from both.
-fn credentials(request: &HttpRequest, form: &Form) -> Result<ClientCredentials, TokenError> {
+fn credentials(request: &HttpRequest, form: &Form) -> Result<NameAndPassword, TokenError> {
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let header = headers.next();
     if headers.next().is_some() {
@@ -133,31 +184,18 @@ fn credentials(request: &HttpRequest, form: &Form) -> Result<ClientCredentials, 
             Err(TokenError::InvalidRequest("the client authenticates twice; use the header or the form"))
         }
         (Some(header), named, None) => {
-            let credentials = header.to_str().ok().and_then(basic).ok_or(TokenError::InvalidClient)?;
+            let credentials = NameAndPassword::from_header(header.as_bytes()).ok_or(TokenError::InvalidClient)?;
             match named {
-                Some(named) if *named != credentials.id => {
+                Some(named) if named.as_bytes() != credentials.name => {
                     Err(TokenError::InvalidRequest("client_id is not the client of the Authorization header"))
                 }
                 _ => Ok(credentials),
             }
         }
-        (None, Some(id), Some(secret)) => Ok(ClientCredentials { id: id.clone(), secret: secret.clone() }),
+        (None, Some(id), Some(secret)) => Ok(NameAndPassword {
+            name: id.clone().into_bytes(),
+            password: secret.expose_secret().as_bytes().to_vec().into(),
+        }),
         (None, _, _) => Err(TokenError::InvalidClient),
     }
-}
-
-/// The two halves of HTTP Basic, as they were sent.
-fn basic(header: &str) -> Option<ClientCredentials> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (id, secret) = decoded.split_once(':')?;
-    Some(ClientCredentials { id: id.to_owned(), secret: secret.to_owned().into() })
-}
-
-/// Undoes form-encoding.
-fn form_decoded(text: &str) -> String {
-    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::{StartError, listen};
 use crate::clock::Clock;
-use crate::config::{Config, Secret};
+use crate::config::{Config, OutboundCredentials};
 use crate::egress::{Egress, EgressError};
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
 use market::Market;
@@ -50,8 +50,7 @@ impl<T: Clock + std::fmt::Debug> ClockDebug for T {}
 #[derive(Debug)]
 struct Receiver {
     base: BaseUrl,
-    client_id: String,
-    client_secret: Secret,
+    outbound: OutboundCredentials,
     egress: Egress,
 }
 
@@ -63,7 +62,7 @@ impl Sandbox {
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let desk = Arc::new(std::sync::OnceLock::new());
         let shared = Arc::clone(&desk);
-        let (server, address) = listen("sandbox.listen", config.sandbox.listen, SHUTDOWN_TIMEOUT, move |app| {
+        let (server, address) = listen("sandbox.listen", config.sandbox.listen, SHUTDOWN_TIMEOUT, None, move |app| {
             app.app_data(web::Data::from(Arc::clone(&shared)));
             market::routes(app);
             simulate::routes(app);
@@ -86,10 +85,9 @@ impl Sandbox {
         let desk = Desk {
             market: Market::new(base_url, &integration.marketplaces[0].inbound),
             receiver: Receiver {
-                egress: Egress::new(vec![receiver.clone()], MAX_BODY_BYTES)?,
+                egress: Egress::new(&config.egress.direct(), vec![receiver.clone()], MAX_BODY_BYTES)?,
                 base: receiver,
-                client_id: integration.outbound.client_id.clone(),
-                client_secret: integration.outbound.client_secret.clone(),
+                outbound: integration.outbound.clone(),
             },
             clock: Arc::new(clock),
         };

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::bodies::{KINDS, Kind, generate, merge};
 use super::market::{DeskData, Fault, Format, MarketEvent, closed, no_such_event};
 use super::{Desk, Receiver};
+use crate::config::{Outbound, SharedSecret};
 
 /// Events one request may simulate.
 const MAX_COUNT: usize = 10_000;
@@ -191,10 +192,9 @@ impl Desk {
 
 impl Receiver {
     async fn notify(&self, route: &str, event_url: &str) -> Result<(u16, Value), String> {
-        let token = self.token().await?;
         let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("eventUrl", event_url).finish();
         let request = Request::get(format!("{}/notifications{route}?{query}", self.base))
-            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .header(AUTHORIZATION, self.authorization().await?)
             .body(Vec::new())
             .map_err(|error| error.to_string())?;
         let answer = self.egress.call(request).await.map_err(|error| error.to_string())?;
@@ -203,10 +203,31 @@ impl Receiver {
         Ok((answer.status().as_u16(), body))
     }
 
+    /// How we prove to the receiver who we are: by a token of its own endpoint, or else by name and password.
+    async fn authorization(&self) -> Result<String, String> {
+        if let Some(oauth2) = self.outbound.oauth2() {
+            return Ok(format!("Bearer {}", self.token(&oauth2.client).await?));
+        }
+        let basic = self.outbound.iter().find_map(|outbound| match outbound {
+            Outbound::Basic(client) => Some(client),
+            _ => None,
+        });
+        let client = basic.ok_or_else(|| {
+            let kinds: Vec<_> = self.outbound.iter().map(Outbound::kind).collect();
+            format!(
+                "the first integration takes {} only, which the sandbox cannot do; give it an outbound of the kind oauth2 \
+                 or basic as well",
+                kinds.join(" and ")
+            )
+        })?;
+        let credentials = format!("{}:{}", client.client_id, client.client_secret.expose());
+        Ok(format!("Basic {}", STANDARD.encode(credentials)))
+    }
+
     /// A bearer token of the receiver's own token endpoint.
-    async fn token(&self) -> Result<String, String> {
+    async fn token(&self, client: &SharedSecret) -> Result<String, String> {
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let credentials = format!("{}:{}", encoded(&self.client_id), encoded(self.client_secret.expose()));
+        let credentials = format!("{}:{}", encoded(&client.client_id), encoded(client.client_secret.expose()));
         let request = Request::post(format!("{}/oauth2/token", self.base))
             .header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(credentials)))
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")

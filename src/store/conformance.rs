@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretSlice};
 
 use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError};
 use crate::clock::Timestamp;
@@ -381,6 +381,39 @@ pub(super) async fn a_listing_is_newest_first_in_pages_and_filtered(store: &dyn 
     assert_eq!(page.events.iter().map(|event| event.id).collect::<Vec<_>>(), [id("1")]);
 }
 
+pub(super) async fn a_secret_is_replaced_by_whoever_knows_the_one_that_is_kept(store: &dyn EventStore) {
+    let first = store.secret("key", vec![1].into()).await.expect("kept");
+    let (second, third): (SecretSlice<u8>, SecretSlice<u8>) = (vec![2].into(), vec![3].into());
+    let replaced =
+        both(store.replace_secret("key", &first, second.clone()), store.replace_secret("key", &first, third));
+    let (one, other) = replaced.await;
+    assert!(one.expect("told") ^ other.expect("told"), "only one of two knows what is kept by then");
+    let kept = store.secret("key", vec![9].into()).await.expect("read");
+    assert_ne!(kept.expose_secret(), first.expose_secret());
+    assert!(!store.replace_secret("key", &first, vec![4].into()).await.expect("told"));
+    assert!(!store.replace_secret("unknown", &first, vec![4].into()).await.expect("told"));
+}
+
+pub(super) async fn a_nonce_is_used_once_however_many_use_it_at_once(store: &dyn EventStore) {
+    let until = at(600);
+    let (one, other) = both(store.use_nonce([1; 16], until, at(0)), store.use_nonce([1; 16], until, at(0))).await;
+    assert!(one.expect("told") ^ other.expect("told"));
+    assert!(!store.use_nonce([1; 16], until, at(599)).await.expect("told"));
+    assert!(store.use_nonce([2; 16], until, at(0)).await.expect("told"));
+}
+
+pub(super) async fn a_nonce_is_forgotten_once_its_time_is_over(store: &dyn EventStore) {
+    assert!(store.use_nonce([1; 16], at(10), at(0)).await.expect("told"));
+    assert!(store.use_nonce([2; 16], at(700), at(100)).await.expect("told"));
+    assert!(store.use_nonce([1; 16], at(10), at(100)).await.expect("told"), "what is over is there no more");
+    assert!(!store.use_nonce([2; 16], at(700), at(100)).await.expect("told"));
+}
+
+/// Both at once.
+async fn both<A: Future, B: Future>(one: A, other: B) -> (A::Output, B::Output) {
+    tokio::join!(one, other)
+}
+
 pub(super) async fn a_secret_is_kept_from_the_first_time_on(store: &dyn EventStore) {
     let first = store.secret("key", vec![1, 2, 3].into()).await.expect("kept");
     let second = store.secret("key", vec![4, 5, 6].into()).await.expect("read");
@@ -427,6 +460,9 @@ macro_rules! conformance {
             a_dead_event_is_claimed_again_only_when_an_operator_asks
             a_listing_is_newest_first_in_pages_and_filtered
             a_secret_is_kept_from_the_first_time_on
+            a_secret_is_replaced_by_whoever_knows_the_one_that_is_kept
+            a_nonce_is_used_once_however_many_use_it_at_once
+            a_nonce_is_forgotten_once_its_time_is_over
             a_result_left_to_an_answer_is_reported_only_if_none_was_given
             a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is
             an_account_is_as_the_latest_event_that_succeeded_has_left_it

@@ -1,11 +1,11 @@
 //! Events for as long as the process lives: for tests, and the oracle the durable stores are compared with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secrecy::SecretSlice;
+use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::Notify;
 
 use super::agenda::Agenda;
@@ -32,6 +32,8 @@ struct Inner {
     /// By integration and account, with the event that left them so.
     accounts: HashMap<(String, String), (Sequence, AccountStatus)>,
     secrets: HashMap<String, SecretSlice<u8>>,
+    /// By when they may be forgotten.
+    nonces: BTreeSet<(Timestamp, [u8; 16])>,
     agenda: Agenda,
 }
 
@@ -213,6 +215,26 @@ impl EventStore for MemoryStore {
 
     async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
         Ok(self.lock().secrets.entry(name.to_owned()).or_insert(fresh).clone())
+    }
+
+    async fn replace_secret(
+        &self,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, StoreError> {
+        let mut inner = self.lock();
+        let is_held = inner.secrets.get(name).is_some_and(|kept| kept.expose_secret() == held.expose_secret());
+        if is_held {
+            inner.secrets.insert(name.to_owned(), fresh);
+        }
+        Ok(is_held)
+    }
+
+    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        let mut inner = self.lock();
+        inner.nonces = inner.nonces.split_off(&(now, [0; 16]));
+        Ok(until <= now || inner.nonces.insert((until, nonce)))
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -252,6 +252,18 @@ pub trait EventStore: Send + Sync + 'static {
     /// The secret kept under `name`; keeps `fresh`, durably, if there is none yet.
     async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError>;
 
+    /// Keeps `fresh` under `name`, durably, if what is kept there is `held`; says whether it was.
+    async fn replace_secret(
+        &self,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, StoreError>;
+
+    /// Notes, durably, that a nonce was used; says whether this was the first time. It may be forgotten once `until`
+    /// has come, which must be the same each time the nonce is used.
+    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError>;
+
     /// Whether the store would take a notification now.
     async fn ready(&self) -> Result<(), StoreError>;
 

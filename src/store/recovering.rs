@@ -201,6 +201,19 @@ impl EventStore for RecoveringStore {
         delegate!(self.secret(name, fresh))
     }
 
+    async fn replace_secret(
+        &self,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, StoreError> {
+        delegate!(self.replace_secret(name, held, fresh))
+    }
+
+    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        delegate!(self.use_nonce(nonce, until, now))
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         delegate!(self.ready())
     }

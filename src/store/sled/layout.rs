@@ -8,6 +8,7 @@
 //! | `i` bucket, page | where events that have ended are by their ids, see `index` |
 //! | `a` bucket, page | how accounts stand by digests of their names, see `index` |
 //! | `s` name | a secret |
+//! | `n` moment, nonce | a nonce that was used, and may be forgotten from that moment on |
 //! | `v` | version of this layout |
 //!
 //! Keys are in order of receipt, so that new events are appended and not scattered over the tree. What is in
@@ -35,6 +36,10 @@ pub(super) const IN_PROGRESS: u8 = b'p';
 pub(super) const ENDED: u8 = b'e';
 /// Prefix of the pieces of bodies.
 pub(super) const BODY: u8 = b'b';
+/// Prefix of the secrets.
+pub(super) const SECRET: u8 = b's';
+/// Prefix of the nonces.
+pub(super) const NONCE: u8 = b'n';
 /// Bytes of a body under one key. sled keeps larger values in files of their own, which it never syncs.
 pub(super) const CHUNK: usize = 4096;
 

@@ -263,6 +263,20 @@ impl EventStore for SledStore {
         self.write(|reply| Write::Secret(name.to_owned(), fresh, reply)).await
     }
 
+    async fn replace_secret(
+        &self,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, StoreError> {
+        let held = held.clone();
+        self.write(|reply| Write::ReplaceSecret(name.to_owned(), held, fresh, reply)).await
+    }
+
+    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        self.write(|reply| Write::Nonce(nonce, until, now, reply)).await
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());

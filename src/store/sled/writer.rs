@@ -14,7 +14,7 @@ use super::super::watch::Watches;
 use super::super::{Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec};
 use super::directory::flush;
 use super::index::{Bucket, Name, PageKey, Pending, Standing};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, key, sequence_of};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, SECRET, key, sequence_of};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
 use crate::event::{AccountChange, Change, EventId, EventRecord, State};
@@ -26,6 +26,11 @@ const BUSY: usize = 8;
 /// How long the writer then waits for them: a larger group costs hardly more than a small one.
 const GATHER: Duration = Duration::from_micros(120);
 
+/// Bytes of a nonce's key.
+const NONCE_KEY: usize = 1 + 8 + 16;
+/// Nonces whose time is over that are removed with each new one: more than come, so that they do not gather.
+const FORGOTTEN_AT_ONCE: usize = 4;
+
 /// A write and who waits for it.
 pub(super) enum Write {
     Record(Arc<EventRecord>, Vec<u8>, oneshot::Sender<Result<Recorded, StoreError>>),
@@ -34,6 +39,8 @@ pub(super) enum Write {
     Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
     Prune(Timestamp, usize, oneshot::Sender<Result<usize, StoreError>>),
     Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
+    ReplaceSecret(String, SecretSlice<u8>, SecretSlice<u8>, oneshot::Sender<Result<bool, StoreError>>),
+    Nonce([u8; 16], Timestamp, Timestamp, oneshot::Sender<Result<bool, StoreError>>),
 }
 
 /// The one thread that writes.
@@ -61,6 +68,8 @@ struct Group {
     /// Records as this group leaves them.
     records: HashMap<Sequence, Arc<EventRecord>>,
     sequences: HashMap<EventId, Sequence>,
+    secrets: HashMap<String, SecretSlice<u8>>,
+    nonces: HashSet<[u8; NONCE_KEY]>,
     /// Events that this group removes.
     pruned: HashSet<Sequence>,
     answers: Vec<Answer>,
@@ -190,21 +199,19 @@ impl Writer {
             }
             Write::Prune(moment, limit, reply) => {
                 let prepared = self.prepare_prune(group, moment, limit);
-                group.answers.push(match prepared {
-                    Ok(removed) => Box::new(move |durable, _| {
-                        let _ = reply.send(durable.map(|()| removed));
-                    }),
-                    Err(error) => refuse(reply, error),
-                });
+                group.answers.push(answer(reply, prepared));
             }
             Write::Secret(name, fresh, reply) => {
                 let prepared = self.prepare_secret(group, &name, fresh);
-                group.answers.push(match prepared {
-                    Ok(secret) => Box::new(move |durable, _| {
-                        let _ = reply.send(durable.map(|()| secret));
-                    }),
-                    Err(error) => refuse(reply, error),
-                });
+                group.answers.push(answer(reply, prepared));
+            }
+            Write::ReplaceSecret(name, held, fresh, reply) => {
+                let prepared = self.prepare_replace_secret(group, &name, &held, fresh);
+                group.answers.push(answer(reply, prepared));
+            }
+            Write::Nonce(nonce, until, now, reply) => {
+                let prepared = self.prepare_nonce(group, nonce, until, now);
+                group.answers.push(answer(reply, prepared));
             }
         }
     }
@@ -373,12 +380,58 @@ impl Writer {
         name: &str,
         fresh: SecretSlice<u8>,
     ) -> Result<SecretSlice<u8>, StoreError> {
-        let secret_key = [b"s", name.as_bytes()].concat();
-        if let Some(kept) = self.tree.get(&secret_key).map_err(failed)? {
-            return Ok(kept.to_vec().into());
+        if let Some(kept) = self.secret(group, name)? {
+            return Ok(kept);
         }
-        group.put(secret_key, fresh.expose_secret());
+        group.put_secret(name, fresh.clone());
         Ok(fresh)
+    }
+
+    fn prepare_replace_secret(
+        &self,
+        group: &mut Group,
+        name: &str,
+        held: &SecretSlice<u8>,
+        fresh: SecretSlice<u8>,
+    ) -> Result<bool, StoreError> {
+        let kept = self.secret(group, name)?;
+        let is_held = kept.is_some_and(|kept| kept.expose_secret() == held.expose_secret());
+        if is_held {
+            group.put_secret(name, fresh);
+        }
+        Ok(is_held)
+    }
+
+    /// The secret of this name, as the group so far leaves it.
+    fn secret(&self, group: &Group, name: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        if let Some(secret) = group.secrets.get(name) {
+            return Ok(Some(secret.clone()));
+        }
+        let kept = self.tree.get(secret_key(name)).map_err(failed)?;
+        Ok(kept.map(|kept| kept.to_vec().into()))
+    }
+
+    fn prepare_nonce(
+        &self,
+        group: &mut Group,
+        nonce: [u8; 16],
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let end = nonce_key(now, [0; 16]);
+        for old in self.tree.range([NONCE].as_slice()..&end).keys().take(FORGOTTEN_AT_ONCE) {
+            group.remove(&old.map_err(failed)?);
+        }
+        let key = nonce_key(until, nonce);
+        if until <= now {
+            return Ok(true);
+        }
+        let is_first = !group.nonces.contains(&key) && !self.tree.contains_key(key).map_err(failed)?;
+        if is_first {
+            group.nonces.insert(key);
+            group.put(key, &[]);
+        }
+        Ok(is_first)
     }
 
     fn check_lease(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
@@ -401,7 +454,24 @@ impl Writer {
     }
 }
 
+fn secret_key(name: &str) -> Vec<u8> {
+    [&[SECRET], name.as_bytes()].concat()
+}
+
+/// In order of the moments, so that those that may be forgotten lie together.
+fn nonce_key(until: Timestamp, nonce: [u8; 16]) -> [u8; NONCE_KEY] {
+    let mut key = [NONCE; NONCE_KEY];
+    key[1..9].copy_from_slice(&u64::try_from(until.as_millis()).unwrap_or(0).to_be_bytes());
+    key[9..].copy_from_slice(&nonce);
+    key
+}
+
 impl Group {
+    fn put_secret(&mut self, name: &str, secret: SecretSlice<u8>) {
+        self.put(secret_key(name), secret.expose_secret());
+        self.secrets.insert(name.to_owned(), secret);
+    }
+
     /// Notes how this group leaves an event.
     fn leave(&mut self, sequence: Sequence, record: Arc<EventRecord>) {
         self.sequences.insert(record.id, sequence);
@@ -423,6 +493,16 @@ impl Group {
 
     fn remove(&mut self, key: &[u8]) {
         self.writes.push((key.into(), None));
+    }
+}
+
+/// Tells what was prepared once it is durable, or at once why it was not.
+fn answer<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreError>>, prepared: Result<T, StoreError>) -> Answer {
+    match prepared {
+        Ok(value) => Box::new(move |durable, _| {
+            let _ = reply.send(durable.map(|()| value));
+        }),
+        Err(error) => refuse(reply, error),
     }
 }
 

@@ -1,0 +1,105 @@
+//! What a token of an identity provider says, whether it is signed or asked about.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::AuthenticationError;
+use crate::clock::Timestamp;
+use crate::config::ClientIdClaim;
+
+/// How far an identity provider's clock may be ahead of ours.
+const CLOCK_SKEW_SECONDS: f64 = 30.0;
+
+/// The claims of a token that are looked at.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Claims {
+    iss: Option<Value>,
+    aud: Option<OneOrMany>,
+    /// RFC 7519 §2: seconds since the epoch, possibly with a fraction.
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    sub: Option<Value>,
+    azp: Option<Value>,
+    client_id: Option<Value>,
+    scope: Option<OneOrMany>,
+    scp: Option<OneOrMany>,
+    token_type: Option<Value>,
+    cnf: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn values(&self) -> &[String] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+}
+
+/// What the claims must be.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    pub(super) client_id: String,
+    pub(super) client_id_claim: ClientIdClaim,
+    pub(super) issuer: Option<String>,
+    pub(super) audience: Option<String>,
+    pub(super) scope: Vec<String>,
+}
+
+impl Claims {
+    /// When the token ends, if it says so.
+    pub(super) fn end(&self) -> Option<Timestamp> {
+        // A float beyond the end of time becomes the end of time.
+        #[expect(clippy::cast_possible_truncation, reason = "the conversion saturates, which is meant")]
+        self.exp.map(|seconds| Timestamp::from_millis((seconds * 1000.0) as i64))
+    }
+
+    /// Whether the token is one of the configured client's, for us, and good at `now`.
+    pub(super) fn check(&self, rules: &Rules, now: Timestamp) -> Result<(), AuthenticationError> {
+        let is = |claim: &Option<Value>, expected: &str| claim.as_ref().and_then(Value::as_str) == Some(expected);
+        let issuer_fits = rules.issuer.as_ref().is_none_or(|issuer| is(&self.iss, issuer));
+        let audience_fits = rules
+            .audience
+            .as_ref()
+            .is_none_or(|audience| self.aud.as_ref().is_some_and(|aud| aud.values().contains(audience)));
+        let client = match rules.client_id_claim {
+            ClientIdClaim::Azp => &self.azp,
+            ClientIdClaim::ClientId => &self.client_id,
+            ClientIdClaim::Sub => &self.sub,
+        };
+        // A token that is bound to a key or a certificate is worth nothing without that, and we do not ask for it.
+        let is_bearer = self.cnf.is_none()
+            && self
+                .token_type
+                .as_ref()
+                .is_none_or(|kind| kind.as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")));
+        if !issuer_fits || !audience_fits || !is(client, &rules.client_id) || !is_bearer {
+            return Err(AuthenticationError::Invalid);
+        }
+        if self.end().is_some_and(|end| end <= now) {
+            return Err(AuthenticationError::Expired);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "exact for the next 285,000 years")]
+        if self.nbf.is_some_and(|start| start - CLOCK_SKEW_SECONDS > now.as_millis() as f64 / 1000.0) {
+            return Err(AuthenticationError::NotYet);
+        }
+        let carried: Vec<&str> = [&self.scope, &self.scp]
+            .into_iter()
+            .flatten()
+            .flat_map(OneOrMany::values)
+            .flat_map(|words| words.split_ascii_whitespace())
+            .collect();
+        if rules.scope.iter().all(|scope| carried.contains(&scope.as_str())) {
+            Ok(())
+        } else {
+            Err(AuthenticationError::Scope)
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Signed tokens of an identity provider (RFC 7519, RFC 9068).
+
+use std::sync::Arc;
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+
+use super::claims::{Claims, Rules};
+use super::jwks::{KeySource, NoKey};
+use super::remembered::Remembered;
+use super::{AuthenticationError, Caller};
+use crate::clock::Timestamp;
+use crate::config::{Jwt, SigningAlgorithm};
+
+/// One integration's client at one identity provider.
+pub(super) struct JwtVerifier {
+    integration: usize,
+    issuer: String,
+    algorithms: Vec<Algorithm>,
+    rules: Rules,
+    keys: Arc<KeySource>,
+    /// With the version of the keys they were verified by.
+    verified: Remembered<(Caller, u64)>,
+}
+
+impl JwtVerifier {
+    pub(super) fn new(integration: usize, jwt: &Jwt, keys: Arc<KeySource>) -> Self {
+        let rules = Rules {
+            client_id: jwt.client_id.clone(),
+            client_id_claim: jwt.client_id_claim,
+            issuer: Some(jwt.issuer.clone()),
+            audience: Some(jwt.audience.clone()),
+            scope: jwt.scope.clone(),
+        };
+        Self {
+            integration,
+            issuer: jwt.issuer.clone(),
+            algorithms: jwt.algorithms.iter().map(|algorithm| algorithm_of(*algorithm)).collect(),
+            rules,
+            keys,
+            verified: Remembered::new(),
+        }
+    }
+
+    /// Who issues the tokens that are verified here.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    pub(super) fn keys(&self) -> &Arc<KeySource> {
+        &self.keys
+    }
+
+    /// The caller that was found to show `token` before.
+    pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<Caller> {
+        let (caller, version) = self.verified.recall(token, now)?;
+        (version == self.keys.version()).then_some(caller)
+    }
+
+    /// The caller that shows `token`.
+    ///
+    /// The header says which key and algorithm a token claims, and nothing more: keys it brings along or points to
+    /// (`jwk`, `jku`, `x5u`, `x5c`) are not looked at.
+    pub(super) async fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+        let invalid = AuthenticationError::Invalid;
+        let header = decode_header(token).map_err(|_| invalid)?;
+        // RFC 7515 §4.1.11: what must be understood, and is not, makes the token invalid.
+        if header.crit.is_some() || !self.algorithms.contains(&header.alg) || !is_access_token(header.typ.as_deref()) {
+            return Err(invalid);
+        }
+        let (began, version) = (self.verified.generation(), self.keys.version());
+        let key = self.keys.key(header.kid.as_deref(), header.alg).await.map_err(|no_key| match no_key {
+            NoKey::Unknown => invalid,
+            NoKey::Unavailable => AuthenticationError::Unavailable,
+        })?;
+        let mut validation = Validation::new(header.alg);
+        validation.required_spec_claims.clear();
+        // Everything that is claimed is looked at by `Claims::check`, with the clock we are given.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        let claims = decode::<Claims>(token, &key, &validation).map_err(|_| invalid)?.claims;
+        let end = claims.end().ok_or(invalid)?;
+        claims.check(&self.rules, now)?;
+        let caller = Caller { integration: self.integration };
+        self.verified.keep(token, (caller, version), end, began);
+        Ok(caller)
+    }
+}
+
+/// Whether a token's type lets it be an access token: one made for another purpose must not pass for it (RFC 8725
+/// §3.11).
+fn is_access_token(kind: Option<&str>) -> bool {
+    kind.is_none_or(|kind| {
+        let kind = kind.to_ascii_lowercase();
+        matches!(kind.strip_prefix("application/").unwrap_or(&kind), "jwt" | "at+jwt")
+    })
+}
+
+const fn algorithm_of(algorithm: SigningAlgorithm) -> Algorithm {
+    match algorithm {
+        SigningAlgorithm::RS256 => Algorithm::RS256,
+        SigningAlgorithm::RS384 => Algorithm::RS384,
+        SigningAlgorithm::RS512 => Algorithm::RS512,
+        SigningAlgorithm::PS256 => Algorithm::PS256,
+        SigningAlgorithm::PS384 => Algorithm::PS384,
+        SigningAlgorithm::PS512 => Algorithm::PS512,
+        SigningAlgorithm::ES256 => Algorithm::ES256,
+        SigningAlgorithm::ES384 => Algorithm::ES384,
+        SigningAlgorithm::EdDSA => Algorithm::EdDSA,
+    }
+}
