@@ -15,6 +15,7 @@
 
 mod answers;
 mod architecture;
+mod attacks;
 mod authentication;
 mod bad_marketplace;
 mod bodies;

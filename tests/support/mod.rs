@@ -1,10 +1,13 @@
 //! What the black-box tests share: a marketplace whose every move a test decides, a receiver in this process, and
 //! the real program in one of its own.
 
+pub mod identity;
 pub mod marketplace;
 pub mod process;
+pub mod raw;
 pub mod receiver;
 pub mod shim;
+pub mod signature;
 
 use std::time::Duration;
 

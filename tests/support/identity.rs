@@ -1,0 +1,166 @@
+//! An identity provider whose every move a test decides.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+};
+use doorbell::clock::Timestamp;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+/// What an RSA key of 2048 bits has before it as PKCS #8 and not as PKCS #1.
+const PKCS8_HEAD: usize = 26;
+
+pub struct IdentityProvider {
+    pub base_url: String,
+    pub books: Arc<Mutex<Books>>,
+}
+
+#[derive(Default)]
+pub struct Books {
+    /// The published keys.
+    pub keys: Vec<Value>,
+    /// What introspection says of tokens; of any other, that it is not active.
+    pub tokens: HashMap<String, Value>,
+    /// Everything is answered so.
+    pub out_of_service: Option<u16>,
+    /// Everything is answered with a redirect to there.
+    pub redirect: Option<String>,
+    /// What the discovery document says.
+    pub discovery: Value,
+    pub keys_fetched: usize,
+    pub tokens_asked_about: usize,
+    /// Credentials that introspection was asked with.
+    pub authorization: Vec<String>,
+}
+
+impl IdentityProvider {
+    pub async fn start() -> Self {
+        let books = Arc::new(Mutex::new(Books::default()));
+        let shared = web::Data::from(Arc::clone(&books));
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(shared.clone())
+                .route("/jwks", web::get().to(keys))
+                .route("/.well-known/openid-configuration", web::get().to(discovery))
+                .route("/introspect", web::post().to(introspect))
+        })
+        .workers(1)
+        .disable_signals()
+        .bind("127.0.0.1:0")
+        .expect("a free port");
+        let base_url = format!("http://{}", server.addrs()[0]);
+        tokio::spawn(server.run());
+        let provider = Self { base_url: base_url.clone(), books };
+        provider.with(|books| {
+            books.discovery = json!({"issuer": base_url, "jwks_uri": format!("{base_url}/jwks")});
+        });
+        provider
+    }
+
+    pub fn with<T>(&self, change: impl FnOnce(&mut Books) -> T) -> T {
+        change(&mut self.books.lock().expect("unpoisoned"))
+    }
+
+    /// Publishes exactly these keys.
+    pub fn publish(&self, signers: &[&Signer]) {
+        let keys = signers.iter().map(|signer| signer.jwk.clone()).collect();
+        self.with(|books| books.keys = keys);
+    }
+
+    /// The claims of a token that is good for ten minutes.
+    pub fn claims(&self, client: &str, now: Timestamp) -> Value {
+        json!({
+            "iss": self.base_url, "aud": "doorbell", "sub": "someone", "azp": client, "client_id": client,
+            "iat": now.as_seconds(), "exp": now.as_seconds() + 600, "jti": uuid::Uuid::new_v4(),
+        })
+    }
+}
+
+fn out_of_service(books: &Books) -> Option<HttpResponse> {
+    if let Some(to) = &books.redirect {
+        return Some(HttpResponse::TemporaryRedirect().insert_header(("location", to.as_str())).finish());
+    }
+    let status = actix_web::http::StatusCode::from_u16(books.out_of_service?).expect("a status");
+    Some(HttpResponse::build(status).finish())
+}
+
+async fn keys(books: web::Data<Mutex<Books>>) -> HttpResponse {
+    let mut books = books.lock().expect("unpoisoned");
+    books.keys_fetched += 1;
+    out_of_service(&books).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "keys": books.keys })))
+}
+
+async fn discovery(books: web::Data<Mutex<Books>>) -> HttpResponse {
+    let books = books.lock().expect("unpoisoned");
+    out_of_service(&books).unwrap_or_else(|| HttpResponse::Ok().json(&books.discovery))
+}
+
+async fn introspect(
+    books: web::Data<Mutex<Books>>,
+    request: HttpRequest,
+    form: web::Form<HashMap<String, String>>,
+) -> HttpResponse {
+    let mut books = books.lock().expect("unpoisoned");
+    books.tokens_asked_about += 1;
+    let authorization = request.headers().get("authorization").and_then(|header| header.to_str().ok());
+    books.authorization.extend(authorization.map(str::to_owned));
+    out_of_service(&books).unwrap_or_else(|| {
+        HttpResponse::Ok().json(books.tokens.get(&form["token"]).unwrap_or(&json!({"active": false})))
+    })
+}
+
+/// A key that tokens are signed with.
+pub struct Signer {
+    pub kid: String,
+    pub algorithm: Algorithm,
+    pub key: EncodingKey,
+    pub jwk: Value,
+}
+
+impl Signer {
+    pub fn new(kid: &str, algorithm: Algorithm) -> Self {
+        let key = match algorithm {
+            Algorithm::ES256 => EncodingKey::from_ec_der(
+                EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
+                    .and_then(|pair| pair.to_pkcs8v1())
+                    .expect("a key")
+                    .as_ref(),
+            ),
+            Algorithm::ES384 => EncodingKey::from_ec_der(
+                EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING)
+                    .and_then(|pair| pair.to_pkcs8v1())
+                    .expect("a key")
+                    .as_ref(),
+            ),
+            Algorithm::EdDSA => EncodingKey::from_ed_der(
+                Ed25519KeyPair::generate().and_then(|pair| pair.to_pkcs8v1()).expect("a key").as_ref(),
+            ),
+            _ => {
+                let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
+                EncodingKey::from_rsa_der(&pair.as_der().expect("DER").as_ref()[PKCS8_HEAD..])
+            }
+        };
+        let mut jwk = Jwk::from_encoding_key(&key, algorithm).expect("a public key");
+        jwk.common.key_id = Some(kid.to_owned());
+        Self { kid: kid.to_owned(), algorithm, key, jwk: serde_json::to_value(jwk).expect("JSON") }
+    }
+
+    pub fn header(&self) -> Header {
+        Header { kid: Some(self.kid.clone()), ..Header::new(self.algorithm) }
+    }
+
+    pub fn sign(&self, claims: &Value) -> String {
+        self.sign_as(&self.header(), claims)
+    }
+
+    pub fn sign_as(&self, header: &Header, claims: &Value) -> String {
+        encode(header, claims, &self.key).expect("signs")
+    }
+}
