@@ -233,7 +233,8 @@ fn is_normal(url: &Url, authority: &str, tail: &str) -> bool {
         None => tail == url.path(),
     };
     let path = url.path().to_ascii_lowercase();
-    let hidden = ["//", "%2f", "%5c", "%2e", "%00", "%25"].iter().any(|trick| path.contains(trick));
+    // Some servers read "..;" as "..".
+    let hidden = ["//", "%2f", "%5c", "%2e", "%00", "%25", "/..;", "/.;"].iter().any(|trick| path.contains(trick));
     host_as_written && path_as_written && !hidden && !host.ends_with('.')
 }
 
@@ -301,6 +302,8 @@ mod tests {
             ("https://market.example/events/%2e%2e/1", E::NotNormal),
             ("https://market.example/events/a%2Fb", E::NotNormal),
             ("https://market.example//events/1", E::NotNormal),
+            ("https://market.example/events/..;/1", E::NotNormal),
+            ("https://market.example/events/.;a=b/1", E::NotNormal),
             ("https://market.example./events/1", E::NotNormal),
             ("https://m%61rket.example/events/1", E::NotNormal),
             ("http://2130706433:8090/events/1", E::NotNormal),
