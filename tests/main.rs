@@ -24,6 +24,7 @@ mod crash;
 mod delivery;
 mod event_urls;
 mod full_disk;
+mod identity_providers;
 mod power;
 mod receive;
 mod storm;

@@ -199,28 +199,31 @@ impl KeySource {
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| NoKey::Unavailable)?;
         tokio::select! {
-            refreshed = self.refresh_after(began) => refreshed?,
-            () = self.clock.sleep_until(self.clock.now().plus(PATIENCE)) => return Err(NoKey::Unavailable),
+            found = self.look_for(kid, algorithm, began) => found,
+            () = self.clock.sleep_until(self.clock.now().plus(PATIENCE)) => Err(NoKey::Unavailable),
         }
-        find(&self.known().keys, kid, algorithm).ok_or(NoKey::Unknown)
     }
 
-    /// Fetches the keys, unless an attempt to that began after the first `began` ones has ended: what an earlier
-    /// one brought may be older than the token that is looked into.
-    async fn refresh_after(&self, began: u64) -> Result<(), NoKey> {
+    /// Looks for a key at the provider, unless others just did: what an attempt brought that began after the first
+    /// `began` ones is as new as the token that is looked into.
+    async fn look_for(&self, kid: Option<&str>, algorithm: Algorithm, began: u64) -> Result<DecodingKey, NoKey> {
         let _fetching = self.fetching.lock().await;
-        let now = self.clock.now();
-        if let Some(Attempt { number, ended, outcome }) = self.known().latest {
-            if number > began {
-                return outcome;
+        let known = self.known();
+        if let Some(key) = find(&known.keys, kid, algorithm) {
+            return Ok(key);
+        }
+        if let Some(Attempt { number, ended, outcome }) = known.latest {
+            // What could not be asked a moment ago is not asked again at once.
+            let is_fresh = self.clock.now().since(ended) < COOL_DOWN;
+            if number > began || (is_fresh && outcome.is_err()) {
+                return Err(outcome.err().unwrap_or(NoKey::Unknown));
             }
-            if now.since(ended) < COOL_DOWN {
-                // What could not be asked a moment ago is not asked again at once.
-                outcome?;
+            if is_fresh {
                 self.clock.sleep_until(ended.plus(COOL_DOWN)).await;
             }
         }
-        self.fetch_and_keep().await
+        self.fetch_and_keep().await?;
+        find(&self.known().keys, kid, algorithm).ok_or(NoKey::Unknown)
     }
 
     /// Fetches the keys now.

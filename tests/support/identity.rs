@@ -34,6 +34,7 @@ pub struct Books {
     pub redirect: Option<String>,
     /// What the discovery document says.
     pub discovery: Value,
+    pub discovered: usize,
     pub keys_fetched: usize,
     pub tokens_asked_about: usize,
     /// Credentials that introspection was asked with.
@@ -98,7 +99,8 @@ async fn keys(books: web::Data<Mutex<Books>>) -> HttpResponse {
 }
 
 async fn discovery(books: web::Data<Mutex<Books>>) -> HttpResponse {
-    let books = books.lock().expect("unpoisoned");
+    let mut books = books.lock().expect("unpoisoned");
+    books.discovered += 1;
     out_of_service(&books).unwrap_or_else(|| HttpResponse::Ok().json(&books.discovery))
 }
 

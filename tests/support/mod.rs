@@ -11,8 +11,19 @@ pub mod signature;
 
 use std::time::Duration;
 
+use doorbell::clock::ManualClock;
+
 /// How long a test waits for something that is about to happen before it fails: not a pause, a limit.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lets time pass on `clock`, ten times as fast as it does, for whoever waits for more than the test itself brings about.
+pub async fn let_time_pass(clock: &ManualClock) {
+    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        tick.tick().await;
+        clock.advance(Duration::from_millis(10));
+    }
+}
 
 /// A configuration with one integration in the marketplace at `marketplace`, every listener on a free port.
 pub fn configuration(marketplace: &str, store: &str) -> String {

@@ -1,0 +1,433 @@
+//! Tokens of the vendor's own identity provider: keys that change, providers that fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use doorbell::clock::{Clock, ManualClock, SystemClock};
+use doorbell::handler::Accept;
+use doorbell::store::memory::MemoryStore;
+use jsonwebtoken::Algorithm;
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::support::identity::{IdentityProvider, Signer};
+use crate::support::marketplace::Marketplace;
+use crate::support::receiver::{Receiver, json as body_of, notify};
+use crate::support::{PATIENCE, configuration, let_time_pass};
+
+struct Scene {
+    market: Marketplace,
+    provider: IdentityProvider,
+    receiver: Receiver,
+    clock: Arc<ManualClock>,
+}
+
+/// A receiver whose marketplace authenticates as `outbound` says, `{provider}` standing for the provider's address.
+async fn start(outbound: &str) -> Scene {
+    start_with(outbound, |_| {}).await
+}
+
+async fn start_with(outbound: &str, prepare: impl FnOnce(&IdentityProvider)) -> Scene {
+    let (market, provider) = (Marketplace::start().await, IdentityProvider::start().await);
+    prepare(&provider);
+    let text = configuration(&market.base_url, "memory:");
+    let (before, rest) = text.split_once("kind = \"oauth2\"").expect("a kind");
+    let (_, after) = rest.split_once("[[integrations.marketplaces]]").expect("marketplaces");
+    let outbound = outbound.replace("{provider}", &provider.base_url);
+    let text = format!("{before}client_id = \"market\"\n{outbound}\n[[integrations.marketplaces]]{after}");
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let receiver = Receiver::start_with(&text, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
+    Scene { market, provider, receiver, clock }
+}
+
+const JWT: &str =
+    "kind = \"jwt\"\nissuer = \"{provider}\"\naudience = \"doorbell\"\nalgorithms = [\"ES256\", \"ES384\"]";
+const INTROSPECTION: &str = "kind = \"introspection\"\nintrospection_url = \"{provider}/introspect\"\n\
+                             introspection_client_id = \"door:bell\"\nintrospection_client_secret = \"s3cret&\"";
+
+impl Scene {
+    async fn show(&self, token: &str) -> Response {
+        let event = self.market.order("1");
+        notify(&self.receiver.client, &self.receiver.public, token, "/create", &event).await
+    }
+
+    /// What `token` is answered; a duplicate's 200 counts as the first notification's 202.
+    async fn status(&self, token: &str) -> u16 {
+        let status = tokio::time::timeout(PATIENCE, self.show(token)).await.expect("an answer").status().as_u16();
+        if status == 200 { 202 } else { status }
+    }
+
+    /// The same of a token whose key has to be looked for: time passes meanwhile.
+    async fn status_in_the_end(&self, token: &str) -> u16 {
+        tokio::select! {
+            status = self.status(token) => status,
+            () = let_time_pass(&self.clock) => unreachable!("it passes for ever"),
+        }
+    }
+
+    fn token(&self, signer: &Signer) -> String {
+        signer.sign(&self.provider.claims("market", self.clock.now()))
+    }
+
+    /// Lets so much time pass that keys are fetched without anybody asking, and waits until the provider is asked.
+    async fn until_keys_are_refreshed(&self) {
+        let asked = || self.provider.with(|books| books.discovered);
+        let before = asked();
+        let refreshed = async {
+            while asked() == before {
+                self.clock.advance(Duration::from_mins(5));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, refreshed).await.expect("keys are fetched");
+    }
+
+    /// Waits until `token` is answered `status`.
+    async fn until_status(&self, token: &str, status: u16) {
+        let answered = async { while self.status_in_the_end(token).await != status {} };
+        tokio::time::timeout(PATIENCE, answered).await.unwrap_or_else(|_| panic!("not answered {status}"));
+    }
+}
+
+#[tokio::test]
+async fn every_algorithm_that_is_allowed_verifies() {
+    let algorithms = [
+        Algorithm::RS256,
+        Algorithm::RS384,
+        Algorithm::RS512,
+        Algorithm::PS256,
+        Algorithm::PS384,
+        Algorithm::PS512,
+        Algorithm::ES256,
+        Algorithm::ES384,
+        Algorithm::EdDSA,
+    ];
+    let signers: Vec<_> =
+        algorithms.iter().map(|algorithm| Signer::new(&format!("{algorithm:?}"), *algorithm)).collect();
+    let names: Vec<_> = algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect();
+    let outbound = JWT.replace("[\"ES256\", \"ES384\"]", &format!("{names:?}\njwks_url = \"{{provider}}/jwks\""));
+    let scene = start_with(&outbound, |provider| provider.publish(&signers.iter().collect::<Vec<_>>())).await;
+    for signer in &signers {
+        assert_eq!(scene.status(&scene.token(signer)).await, 202, "{:?}", signer.algorithm);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_known_yet_is_fetched_and_found() {
+    let (first, second) = (Signer::new("first", Algorithm::ES256), Signer::new("second", Algorithm::ES256));
+    let scene = start_with(JWT, |provider| provider.publish(&[&first])).await;
+    assert_eq!(scene.status(&scene.token(&first)).await, 202);
+    scene.provider.publish(&[&first, &second]);
+    scene.clock.advance(Duration::from_secs(2));
+    assert_eq!(scene.status(&scene.token(&second)).await, 202);
+    assert_eq!(scene.status(&scene.token(&first)).await, 202);
+}
+
+#[tokio::test]
+async fn names_that_strangers_invent_cost_the_provider_one_request_in_two_seconds() {
+    let (known, invented) = (Signer::new("known", Algorithm::ES256), Signer::new("invented", Algorithm::ES256));
+    let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
+    assert_eq!(scene.status(&scene.token(&known)).await, 202);
+    let before = scene.provider.with(|books| books.keys_fetched);
+    let start = scene.clock.now();
+    let strangers = (0..40).map(|_| async { assert_eq!(scene.status(&scene.token(&invented)).await, 401) });
+    tokio::select! {
+        _ = join(strangers.collect()) => {}
+        () = let_time_pass(&scene.clock) => {}
+    }
+    let fetched = scene.provider.with(|books| books.keys_fetched) - before;
+    let passed = scene.clock.now().since(start).as_secs();
+    assert!(fetched as u64 <= passed / 2 + 1, "{fetched} times in {passed} s");
+    assert_eq!(scene.status(&scene.token(&known)).await, 202, "who is known does not wait");
+}
+
+/// Polls all of them on one task.
+async fn join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut results: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, result) in pinned.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *result = Some(value);
+            }
+        }
+        if results.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}
+
+#[tokio::test]
+async fn a_provider_that_is_out_of_reach_before_any_key_is_known_is_503_and_never_401() {
+    let signer = Signer::new("key", Algorithm::ES256);
+    let scene = start_with(JWT, |provider| {
+        provider.publish(&[&signer]);
+        provider.with(|books| books.out_of_service = Some(500));
+    })
+    .await;
+    for _ in 0..3 {
+        let answer = scene.show(&scene.token(&signer)).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+        assert_eq!(body_of(answer).await["errorCode"], "TRANSPORT_ERROR");
+    }
+    assert!(scene.receiver.events().await.is_empty());
+    scene.provider.with(|books| books.out_of_service = None);
+    scene.clock.advance(Duration::from_secs(2));
+    assert_eq!(scene.status(&scene.token(&signer)).await, 202, "and it is asked again before long");
+}
+
+#[tokio::test]
+async fn the_last_good_keys_are_kept_through_an_outage() {
+    let (known, new) = (Signer::new("known", Algorithm::ES256), Signer::new("new", Algorithm::ES256));
+    let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
+    assert_eq!(scene.status(&scene.token(&known)).await, 202);
+    scene.provider.with(|books| books.out_of_service = Some(503));
+    scene.until_keys_are_refreshed().await;
+    assert_eq!(scene.status(&scene.token(&known)).await, 202);
+    scene.clock.advance(Duration::from_secs(2));
+    assert_eq!(scene.status(&scene.token(&new)).await, 503, "whether it is good cannot be told now");
+    scene.provider.with(|books| books.out_of_service = None);
+    scene.clock.advance(Duration::from_secs(2));
+    assert_eq!(scene.status(&scene.token(&new)).await, 401, "and now it can");
+}
+
+#[tokio::test]
+async fn a_key_that_is_withdrawn_opens_no_door_for_longer_than_five_minutes() {
+    let (withdrawn, kept) = (Signer::new("withdrawn", Algorithm::ES256), Signer::new("kept", Algorithm::ES256));
+    let scene = start_with(JWT, |provider| provider.publish(&[&withdrawn, &kept])).await;
+    let mut lasting = scene.provider.claims("market", scene.clock.now());
+    lasting["exp"] = json!(scene.clock.now().as_seconds() + 86_400);
+    let token = withdrawn.sign(&lasting);
+    assert_eq!(scene.status(&token).await, 202);
+    scene.provider.publish(&[&kept]);
+    scene.until_keys_are_refreshed().await;
+    scene.until_status(&token, 401).await;
+    assert_eq!(scene.status(&scene.token(&kept)).await, 202);
+}
+
+#[tokio::test]
+async fn a_token_without_the_name_of_a_key_needs_the_only_key_there_is() {
+    let (only, other) = (Signer::new("only", Algorithm::ES256), Signer::new("other", Algorithm::ES256));
+    let curve = Signer::new("curve", Algorithm::ES384);
+    let scene = start_with(JWT, |provider| provider.publish(&[&only, &curve])).await;
+    let nameless = |signer: &Signer| {
+        let header = jsonwebtoken::Header { kid: None, ..signer.header() };
+        signer.sign_as(&header, &scene.provider.claims("market", scene.clock.now()))
+    };
+    assert_eq!(scene.status(&nameless(&only)).await, 202, "the other is for another algorithm");
+    scene.provider.publish(&[&only, &other, &curve]);
+    scene.until_keys_are_refreshed().await;
+    scene.until_status(&nameless(&only), 401).await;
+    assert_eq!(scene.status(&scene.token(&other)).await, 202, "a name tells");
+}
+
+#[tokio::test]
+async fn keys_are_looked_for_where_nobody_but_the_configuration_says() {
+    let trap = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let elsewhere = format!("http://{}/jwks", trap.local_addr().expect("an address"));
+    let signer = Signer::new("key", Algorithm::ES256);
+    for (case, prepare) in [
+        ("keys at another origin", json!({"issuer": "{provider}", "jwks_uri": elsewhere})),
+        ("another issuer's document", json!({"issuer": "http://other.example", "jwks_uri": "{provider}/jwks"})),
+        ("no document", json!("nothing")),
+    ] {
+        let scene = start_with(JWT, |provider| {
+            provider.publish(&[&signer]);
+            let document = prepare.to_string().replace("{provider}", &provider.base_url);
+            provider.with(|books| books.discovery = serde_json::from_str(&document).expect("JSON"));
+        })
+        .await;
+        assert_eq!(scene.status(&scene.token(&signer)).await, 503, "{case}");
+    }
+    for outbound in [format!("{JWT}\njwks_url = \"{{provider}}/jwks\""), INTROSPECTION.to_owned()] {
+        let scene =
+            start_with(&outbound, |provider| provider.with(|books| books.redirect = Some(elsewhere.clone()))).await;
+        assert_eq!(scene.status(&scene.token(&signer)).await, 503, "a redirect is not followed");
+    }
+    let sprung = tokio::select! {
+        biased;
+        connection = trap.accept() => Some(connection),
+        () = std::future::ready(()) => None,
+    };
+    assert!(sprung.is_none(), "somebody called the trap");
+}
+
+#[tokio::test]
+async fn while_a_provider_changes_its_keys_nobody_is_refused_who_should_pass_nor_passes_who_should_not() {
+    let signers: Vec<_> = (0..6).map(|number| Signer::new(&format!("key-{number}"), Algorithm::ES256)).collect();
+    let forger = Signer::new("key-0", Algorithm::ES256);
+    let scene = Arc::new(start_with(JWT, |provider| provider.publish(&[&signers[0]])).await);
+    let signers = Arc::new(signers);
+    let (current, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let load: Vec<_> = (0..8)
+        .map(|_| {
+            let (scene, signers, current, over) = (scene.clone(), signers.clone(), current.clone(), over.clone());
+            tokio::spawn(async move {
+                let mut passed = 0;
+                while !over.load(Ordering::SeqCst) {
+                    let signer = &signers[current.load(Ordering::SeqCst)];
+                    let token = scene.token(signer);
+                    assert_eq!(scene.status(&token).await, 202, "a token of {}", signer.kid);
+                    passed += 1;
+                }
+                passed
+            })
+        })
+        .collect();
+    let forged = {
+        let (scene, over) = (scene.clone(), over.clone());
+        tokio::spawn(async move {
+            let mut refused = 0;
+            while !over.load(Ordering::SeqCst) {
+                assert_eq!(scene.status(&scene.token(&forger)).await, 401);
+                refused += 1;
+            }
+            refused
+        })
+    };
+    let time = {
+        let scene = scene.clone();
+        tokio::spawn(async move { let_time_pass(&scene.clock).await })
+    };
+    for next in 1..signers.len() {
+        // The new key is published, and used at once; the old one is withdrawn when its tokens are no longer shown.
+        scene.provider.publish(&[&signers[next - 1], &signers[next]]);
+        current.store(next, Ordering::SeqCst);
+        assert_eq!(scene.status(&scene.token(&signers[next])).await, 202);
+    }
+    over.store(true, Ordering::SeqCst);
+    let mut passed = 0;
+    for task in load {
+        passed += task.await.expect("nobody was refused");
+    }
+    let refused: usize = forged.await.expect("nobody passed");
+    time.abort();
+    assert!(passed > 50 && refused > 5, "{passed} passed, {refused} were refused");
+}
+
+#[tokio::test]
+async fn our_own_keys_rotate_under_load_without_anybody_noticing() {
+    let market = Marketplace::start().await;
+    let receiver = Arc::new(Receiver::start(&configuration(&market.base_url, "memory:"), Accept).await);
+    let event = market.order("1");
+    let first = receiver.token().await;
+    let over = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..8)
+        .map(|_| {
+            let (receiver, event, first, over) = (receiver.clone(), event.clone(), first.clone(), over.clone());
+            tokio::spawn(async move {
+                let forged = format!("{}x", &first[..first.len() - 1]);
+                let mut shown = 0;
+                while !over.load(Ordering::SeqCst) {
+                    let fresh = receiver.token().await;
+                    for token in [&fresh, &first] {
+                        let answer = notify(&receiver.client, &receiver.public, token, "/create", &event).await;
+                        assert!(answer.status().is_success(), "{}", answer.status());
+                    }
+                    let answer = notify(&receiver.client, &receiver.public, &forged, "/create", &event).await;
+                    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+                    shown += 3;
+                }
+                shown
+            })
+        })
+        .collect();
+    for rotation in 0..20 {
+        let answer =
+            receiver.client.post(format!("{}/api/v1/keys/rotate", receiver.admin)).send().await.expect("answers");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let keys = body_of(answer).await["keys"].as_array().expect("keys").clone();
+        assert_eq!(keys.len(), rotation + 2, "the old ones verify until their tokens have ended");
+        assert_eq!(keys.iter().filter(|key| key["verifiesUntil"].is_null()).count(), 1, "one signs");
+    }
+    over.store(true, Ordering::SeqCst);
+    for task in load {
+        assert!(task.await.expect("nobody was refused, or passed, wrongly") > 0);
+    }
+    let answer = receiver.client.post(format!("{}/api/v1/keys/rotate?revoke=true", receiver.admin)).send().await;
+    assert_eq!(body_of(answer.expect("answers")).await["keys"].as_array().map(Vec::len), Some(1));
+    let answer = notify(&receiver.client, &receiver.public, &first, "/create", &event).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "what is revoked is no good");
+}
+
+#[tokio::test]
+async fn a_token_is_asked_about_once_a_minute_and_a_bad_one_once_in_five_seconds() {
+    let scene = start(INTROSPECTION).await;
+    let asked = || scene.provider.with(|books| books.tokens_asked_about);
+    let good = |exp: i64| json!({"active": true, "client_id": "market", "exp": exp});
+    let now = scene.clock.now().as_seconds();
+    scene.provider.with(|books| books.tokens.insert("good".into(), good(now + 600)));
+    scene.provider.with(|books| books.tokens.insert("short".into(), good(now + 10)));
+    for _ in 0..3 {
+        assert_eq!(scene.status("good").await, 202);
+    }
+    assert_eq!(asked(), 1);
+    scene.clock.advance(Duration::from_secs(59));
+    assert_eq!((scene.status("good").await, asked()), (202, 1));
+    scene.clock.advance(Duration::from_secs(1));
+    assert_eq!((scene.status("good").await, asked()), (202, 2));
+
+    scene.provider.with(|books| books.tokens.insert("short".into(), good(now + 70)));
+    assert_eq!((scene.status("short").await, asked()), (202, 3));
+    scene.clock.advance(Duration::from_secs(10));
+    assert_eq!((scene.status("short").await, asked()), (401, 4), "its end is looked at sooner than in a minute");
+
+    assert_eq!((scene.status("bad").await, asked()), (401, 5));
+    scene.provider.with(|books| books.tokens.insert("bad".into(), good(now + 600)));
+    scene.clock.advance(Duration::from_secs(4));
+    assert_eq!((scene.status("bad").await, asked()), (401, 5));
+    scene.clock.advance(Duration::from_secs(1));
+    assert_eq!((scene.status("bad").await, asked()), (202, 6));
+    let credentials = scene.provider.with(|books| books.authorization[0].clone());
+    assert_eq!(credentials, "Basic ZG9vciUzQWJlbGw6czNjcmV0JTI2", "door%3Abell:s3cret%26");
+}
+
+#[tokio::test]
+async fn any_number_of_callers_with_one_new_token_ask_about_it_once() {
+    let scene = start(INTROSPECTION).await;
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    let all = (0..50).map(|_| scene.show("good")).collect();
+    let answers = join(all).await;
+    assert!(answers.iter().all(|answer| answer.status().is_success()));
+    assert_eq!(scene.provider.with(|books| books.tokens_asked_about), 1);
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_asked_about_a_token_is_503() {
+    let scene = start(INTROSPECTION).await;
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    for status in [500, 401, 404, 204] {
+        scene.provider.with(|books| books.out_of_service = Some(status));
+        let answer = scene.show("good").await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "it answers {status}");
+        assert_eq!(body_of(answer).await["errorCode"], "TRANSPORT_ERROR");
+    }
+    scene.provider.with(|books| books.out_of_service = None);
+    assert_eq!(scene.status("good").await, 202, "what could not be told is not remembered");
+    scene.provider.with(|books| books.out_of_service = Some(500));
+    assert_eq!(scene.status("good").await, 202, "what was told is");
+    scene.clock.advance(Duration::from_mins(1));
+    assert_eq!(scene.status("good").await, 503, "for a minute");
+}
+
+#[tokio::test]
+async fn a_token_is_taken_by_whichever_kind_vouches_for_it() {
+    let signer = Signer::new("key", Algorithm::ES256);
+    let outbound = "kind = \"basic\"\nclient_secret = \"s\"";
+    let scene = start_with(outbound, |_| {}).await;
+    assert_eq!(scene.status(&scene.token(&signer)).await, 401, "where no token is taken, none is good");
+    let answer = scene.receiver.client.post(format!("{}/oauth2/token", scene.receiver.public)).send().await;
+    assert_eq!(answer.expect("answers").status(), StatusCode::NOT_FOUND, "and none is issued");
+    let rotated = scene.receiver.client.post(format!("{}/api/v1/keys/rotate", scene.receiver.admin)).send().await;
+    assert_eq!(rotated.expect("answers").status(), StatusCode::NOT_FOUND, "nor is there a key to rotate");
+    let keys: Value = body_of(
+        scene.receiver.client.get(format!("{}/api/v1/keys", scene.receiver.admin)).send().await.expect("answers"),
+    )
+    .await;
+    assert_eq!(keys, json!({"keys": []}));
+}
