@@ -25,6 +25,7 @@ mod delivery;
 mod event_urls;
 mod full_disk;
 mod identity_providers;
+mod limits;
 mod power;
 mod receive;
 mod storm;
