@@ -3,14 +3,10 @@
 use crate::support::configuration;
 use crate::support::marketplace::Marketplace;
 use crate::support::receiver::{Receiver, json as body_of, notify};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use doorbell::clock::{Clock, ManualClock, SystemClock};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::sled::SledStore;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::json;
 use std::sync::Arc;
@@ -109,61 +105,6 @@ async fn the_token_endpoint_refuses_in_the_words_of_rfc_6749() {
 }
 
 #[tokio::test]
-async fn without_a_good_token_nothing_is_recorded() {
-    let (marketplace, receiver) = start().await;
-    let url = marketplace.order("1");
-    let good = receiver.token().await;
-    let parts: Vec<&str> = good.split('.').collect();
-    let (header, claims, signature) = (parts[0], parts[1], parts[2]);
-    let decoded: serde_json::Value =
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).expect("base64")).expect("claims");
-    let forged = |algorithm, key: &[u8], change: serde_json::Value| {
-        let mut claims = decoded.clone();
-        claims.as_object_mut().expect("claims").extend(change.as_object().expect("changes").clone());
-        encode(&Header::new(algorithm), &claims, &EncodingKey::from_secret(key)).expect("signs")
-    };
-    let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
-    let flipped = format!("{header}.{claims}.{}", signature.chars().rev().collect::<String>());
-    let bearer = |token: &str| vec![format!("Bearer {token}")];
-    for (case, headers) in [
-        ("no header", vec![]),
-        ("empty", vec![String::new()]),
-        ("no scheme", vec![good.clone()]),
-        ("another scheme", vec![format!("Basic {good}")]),
-        ("no token", vec!["Bearer ".into()]),
-        ("two headers", vec![format!("Bearer {good}"), format!("Bearer {good}")]),
-        ("wrong signature", bearer(&flipped)),
-        ("no signature", bearer(&format!("{header}.{claims}."))),
-        ("two parts", bearer(&format!("{header}.{claims}"))),
-        ("alg none", bearer(&format!("{none}.{claims}."))),
-        ("alg none with a signature", bearer(&format!("{none}.{claims}.{signature}"))),
-        ("another key", bearer(&forged(Algorithm::HS256, b"guess", json!({})))),
-        ("the client's secret as key", bearer(&forged(Algorithm::HS256, b"outbound-secret", json!({})))),
-        ("another issuer", bearer(&forged(Algorithm::HS256, b"guess", json!({"iss": "http://elsewhere"})))),
-        ("garbage", bearer("a.b.c")),
-        ("very long", bearer(&"a".repeat(20_000))),
-    ] {
-        let mut request = receiver
-            .client
-            .get(format!("{}/notifications/create?eventUrl={url}", receiver.public))
-            .build()
-            .expect("a request");
-        for header in &headers {
-            request.headers_mut().append(AUTHORIZATION, HeaderValue::from_str(header).expect("a header"));
-        }
-        let answer = receiver.client.execute(request).await.expect("answers");
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{case}");
-        assert_eq!(answer.headers()["www-authenticate"], "Bearer error=\"invalid_token\"", "{case}");
-        assert_eq!(body_of(answer).await["errorCode"], "UNAUTHORIZED", "{case}");
-    }
-    let query =
-        receiver.client.get(format!("{}/notifications/create?eventUrl={url}&access_token={good}", receiver.public));
-    assert_eq!(query.send().await.expect("answers").status(), StatusCode::UNAUTHORIZED, "a token in the query is none");
-    assert!(receiver.events().await.is_empty());
-    assert_eq!(notify(&receiver.client, &receiver.public, &good, "/create", &url).await.status(), StatusCode::ACCEPTED);
-}
-
-#[tokio::test]
 async fn an_expired_token_is_refused() {
     let marketplace = Marketplace::start().await;
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
@@ -201,4 +142,155 @@ async fn a_token_stays_good_across_a_restart() {
     let after = Receiver::start_with(&configuration, open(), Accept, Arc::new(SystemClock)).await;
     let answer = notify(&after.client, &after.public, &bearer, "/create", &marketplace.order("1")).await;
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn the_secret_before_is_good_while_it_is_configured() {
+    let marketplace = Marketplace::start().await;
+    let text = configuration(&marketplace.base_url, "memory:")
+        .replace("client_secret = \"outbound-secret\"", "client_secret = \"new\"\nprevious_client_secret = \"old\"");
+    let receiver = Receiver::start(&text, Accept).await;
+    for secret in ["new", "old"] {
+        let token = crate::support::receiver::token(&receiver.client, &receiver.public, "marketplace", secret).await;
+        let answer = notify(&receiver.client, &receiver.public, &token, "/create", &marketplace.order("1")).await;
+        assert!(answer.status().is_success());
+    }
+}
+
+#[tokio::test]
+async fn a_scope_or_audience_that_is_not_to_be_had_is_refused_by_name() {
+    let marketplace = Marketplace::start().await;
+    let text = configuration(&marketplace.base_url, "memory:")
+        .replace("kind = \"oauth2\"", "kind = \"oauth2\"\nscope = \"notifications read\"\ntoken_lifetime = \"10m\"");
+    let receiver = Receiver::start(&text, Accept).await;
+    for (form, status, told) in [
+        ("", 200, json!({"scope": "notifications read", "expires_in": 600})),
+        ("&scope=read", 200, json!({"scope": "read"})),
+        ("&scope=notifications+read", 200, json!({"scope": "notifications read"})),
+        ("&audience=http%3A%2F%2F127.0.0.1%3A8080", 200, json!({"scope": "notifications read"})),
+        ("&scope=write", 400, json!({"error": "invalid_scope"})),
+        ("&scope=read+write", 400, json!({"error": "invalid_scope"})),
+        ("&scope=read&scope=read", 400, json!({"error": "invalid_request"})),
+        ("&audience=https%3A%2F%2Fother.example", 400, json!({"error": "invalid_target"})),
+        ("&resource=https%3A%2F%2Fother.example", 400, json!({"error": "invalid_target"})),
+    ] {
+        let request = receiver.client.post(format!("{}/oauth2/token", receiver.public)).header("content-type", FORM);
+        let request = request.basic_auth("marketplace", Some("outbound-secret"));
+        let answer = request.body(format!("grant_type=client_credentials{form}")).send().await.expect("answers");
+        assert_eq!(answer.status(), status, "{form}");
+        let body = body_of(answer).await;
+        for (name, value) in told.as_object().expect("an object") {
+            assert_eq!(&body[name], value, "{form}: {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_token_endpoint_describes_itself_where_clients_look() {
+    let marketplace = Marketplace::start().await;
+    let text = configuration(&marketplace.base_url, "memory:");
+    let text = text.replace("[admin]", "public_url = \"http://127.0.0.1:8080/market\"\n[admin]");
+    let receiver = Receiver::start(&text, Accept).await;
+    let origin = receiver.public.trim_end_matches("/market");
+    for path in ["/.well-known/oauth-authorization-server/market", "/market/.well-known/oauth-authorization-server"] {
+        let answer = receiver.client.get(format!("{origin}{path}")).send().await.expect("answers");
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let metadata = body_of(answer).await;
+        assert_eq!(metadata["issuer"], "http://127.0.0.1:8080/market");
+        assert_eq!(metadata["token_endpoint"], "http://127.0.0.1:8080/market/oauth2/token");
+        assert_eq!(metadata["grant_types_supported"], json!(["client_credentials"]));
+        assert_eq!(metadata["scopes_supported"], json!(["notifications"]));
+    }
+}
+
+#[tokio::test]
+async fn who_guesses_waits_and_the_marketplace_does_not() {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let (before, rest) = configuration(&marketplace.base_url, "memory:")
+        .split_once("[integrations.outbound]")
+        .map(|(before, rest)| (before.to_owned(), rest.to_owned()))
+        .expect("a table");
+    let text = format!(
+        "{before}[[integrations.outbound]]\nkind = \"basic\"\nclient_id = \"marketplace\"\nclient_secret = \
+         \"outbound-secret\"\n[[integrations.outbound]]{rest}"
+    )
+    .replace("[admin]", "trusted_proxies = [\"127.0.0.1\"]\n[admin]");
+    let receiver = Receiver::start_with(&text, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
+    let event = marketplace.order("1");
+    let by_token = async |address: &str, secret: &str| {
+        let request = receiver.client.post(format!("{}/oauth2/token", receiver.public)).header("content-type", FORM);
+        let request = request.basic_auth("marketplace", Some(secret)).header("x-forwarded-for", address);
+        let answer = request.body("grant_type=client_credentials").send().await.expect("answers");
+        (
+            answer.status().as_u16(),
+            answer.headers().get("retry-after").map(|wait| wait.to_str().expect("text").to_owned()),
+        )
+    };
+    let by_name = async |address: &str, secret: &str| {
+        let request = receiver.client.get(format!("{}/notifications/create?eventUrl={event}", receiver.public));
+        let request = request.basic_auth("marketplace", Some(secret)).header("x-forwarded-for", address);
+        let answer = request.send().await.expect("answers");
+        (
+            answer.status().as_u16(),
+            answer.headers().get("retry-after").map(|wait| wait.to_str().expect("text").to_owned()),
+        )
+    };
+    // A stranger, at either door: five tries cost nothing, and then each costs more.
+    let market = "198.51.100.1";
+    assert_eq!(by_token(market, "outbound-secret").await.0, 200);
+    for (guess, wait) in [(1, None), (2, None), (3, None), (4, None), (5, None), (6, Some("1"))] {
+        assert_eq!(by_token("203.0.113.1", "guess").await.1.as_deref(), wait, "guess {guess}");
+    }
+    assert_eq!(by_name("203.0.113.1", "outbound-secret").await, (429, Some("1".into())), "not even the right one");
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(by_name("203.0.113.1", "guess").await, (401, None));
+    assert_eq!(by_token("203.0.113.1", "guess").await, (429, Some("2".into())));
+
+    // Many strangers: an address has one try, and the marketplace passes, from where it is known and from elsewhere.
+    for number in 0..60 {
+        by_token(&format!("203.0.114.{number}"), "guess").await;
+    }
+    assert_eq!(by_token("203.0.115.1", "guess").await, (401, None));
+    assert_eq!(by_token("203.0.115.1", "guess").await, (429, Some("30".into())));
+    assert_eq!(by_token(market, "outbound-secret").await.0, 200);
+    assert_eq!(by_token("198.51.100.2", "outbound-secret").await.0, 200, "from an address it never had");
+    assert_eq!(by_name("198.51.100.3", "outbound-secret").await.0, 202);
+
+    // A stranger behind the marketplace's own address.
+    for _ in 0..20 {
+        assert_eq!(by_token(market, "guess").await.0, 401);
+    }
+    assert_eq!(by_token(market, "outbound-secret").await.0, 200);
+    assert_eq!(by_token("203.0.113.1, 198.51.100.1", "outbound-secret").await.0, 200);
+    assert_eq!(
+        by_token("198.51.100.1, 203.0.113.1", "outbound-secret").await.0,
+        429,
+        "what a stranger says of itself is not believed"
+    );
+}
+
+#[tokio::test]
+async fn a_page_in_the_operators_browser_cannot_use_the_private_listener() {
+    let (_marketplace, receiver) = start().await;
+    let port = receiver.admin.rsplit(':').next().expect("a port").to_owned();
+    for (host, origin, status) in [
+        ("127.0.0.1", None, 200),
+        ("localhost", None, 200),
+        ("[::1]", None, 200),
+        ("127.0.0.1", Some("http://127.0.0.1"), 200),
+        ("127.0.0.1", Some("https://evil.example"), 403),
+        ("127.0.0.1", Some("null"), 403),
+        ("evil.example", None, 403),
+        ("localhost.evil.example", None, 403),
+        ("127.0.0.1.evil.example", None, 403),
+    ] {
+        let mut request = receiver.client.post(format!("{}/api/v1/keys/rotate", receiver.admin));
+        request = request.header("host", format!("{host}:{port}"));
+        if let Some(origin) = origin {
+            request = request.header("origin", format!("{origin}:{port}"));
+        }
+        let answer = request.send().await.expect("answers");
+        assert_eq!(answer.status(), status, "{host} {origin:?}");
+    }
 }

@@ -26,8 +26,9 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["dev", "serve", "sandbox", "check", "token", "health"] {
-        let output = run(&[command, "--help"], &[]);
+    for command in ["dev", "serve", "sandbox", "check", "token", "health", "keys rotate", "keys list"] {
+        let arguments: Vec<_> = command.split(' ').chain(["--help"]).collect();
+        let output = run(&arguments, &[]);
         assert!(output.status.success(), "{command}");
         assert!(said(&output).contains("Example:\n  "), "{command}: {}", said(&output));
     }
@@ -358,4 +359,47 @@ async fn serve_and_sandbox_work_together_and_check_token_and_health_agree() {
     assert!(status.success());
     let output = run(&["health"]).await.expect("ran");
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn keys_are_rotated_in_the_running_receiver() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorbell.toml");
+    let file = path.to_str().expect("text");
+    let text = configuration("http://127.0.0.1:1", "memory:");
+    std::fs::write(&path, text.replace("[admin]", "[admin]\ntoken = \"operator\"")).expect("written");
+    let process = Process::serve(&doorbell(), &path, &[]);
+    let admin = process.admin.trim_start_matches("http://").to_owned();
+    let keys = |arguments: &[&str], token: &str| {
+        let arguments = [&["keys"], arguments, &["--config", file]].concat();
+        run(&arguments, &[("DOORBELL__ADMIN__LISTEN", admin.as_str()), ("DOORBELL__ADMIN__TOKEN", token)])
+    };
+    let names = |output: &Output| -> Vec<Value> {
+        let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        printed["keys"].as_array().expect("keys").clone()
+    };
+    let before = names(&keys(&["list", "--output", "json"], "operator"));
+    let rotated = keys(&["rotate"], "operator");
+    assert!(rotated.status.success(), "{}", said(&rotated));
+    assert!(said(&rotated).contains("it signs") && said(&rotated).contains(before[0]["kid"].as_str().expect("a name")));
+    assert_eq!(names(&keys(&["list", "--output", "json"], "operator")).len(), 2);
+    assert_eq!(names(&keys(&["rotate", "--revoke", "--output", "json"], "operator")).len(), 1);
+    let refused = keys(&["rotate"], "stranger");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("answered 401"), "{}", said(&refused));
+    drop(process);
+    let nobody = keys(&["rotate"], "operator");
+    assert!(said(&nobody).contains("is `doorbell serve` running?"), "{}", said(&nobody));
+}
+
+#[test]
+fn a_token_of_somebody_elses_is_not_to_be_had_here_and_the_error_says_where() {
+    let basic = [("DOORBELL__INTEGRATIONS__0__OUTBOUND__KIND", "basic")];
+    let output = run(&["token"], &basic);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("takes basic, and doorbell issues tokens for the kind oauth2 only"),
+        "{}",
+        said(&output)
+    );
 }
