@@ -22,6 +22,7 @@ mod bodies;
 mod command_line;
 mod crash;
 mod delivery;
+mod egress;
 mod event_urls;
 mod full_disk;
 mod identity_providers;
