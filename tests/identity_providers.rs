@@ -260,7 +260,7 @@ async fn keys_are_looked_for_where_nobody_but_the_configuration_says() {
 #[tokio::test]
 async fn while_a_provider_changes_its_keys_nobody_is_refused_who_should_pass_nor_passes_who_should_not() {
     let signers: Vec<_> = (0..6).map(|number| Signer::new(&format!("key-{number}"), Algorithm::ES256)).collect();
-    let forger = Signer::new("key-0", Algorithm::ES256);
+    let stranger = Signer::new("key-0", Algorithm::ES256);
     let scene = Arc::new(start_with(JWT, |provider| provider.publish(&[&signers[0]])).await);
     let signers = Arc::new(signers);
     let (current, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -284,7 +284,7 @@ async fn while_a_provider_changes_its_keys_nobody_is_refused_who_should_pass_nor
         tokio::spawn(async move {
             let mut refused = 0;
             while !over.load(Ordering::SeqCst) {
-                assert_eq!(scene.status(&scene.token(&forger)).await, 401);
+                assert_eq!(scene.status(&scene.token(&stranger)).await, 401);
                 refused += 1;
             }
             refused

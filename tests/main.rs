@@ -27,6 +27,7 @@ mod event_urls;
 mod full_disk;
 mod identity_providers;
 mod limits;
+mod peers;
 mod power;
 mod receive;
 mod storm;

@@ -168,13 +168,12 @@ struct Discovery {
 
 impl KeySource {
     pub(super) fn new(jwt: &config::Jwt, egress: &config::Egress, clock: Arc<dyn Clock>) -> Result<Self, EgressError> {
-        let (whereabouts, allowed) = match &jwt.jwks_url {
-            Some(url) => (Whereabouts::Document(url.clone()), url.base().clone()),
-            None => {
-                let base =
-                    BaseUrl::parse(&jwt.issuer).map_err(|error| EgressError::Unsendable(format!("issuer {error}")))?;
-                (Whereabouts::Discovered { issuer: jwt.issuer.clone(), base: base.clone() }, base)
-            }
+        let (whereabouts, allowed) = if let Some(url) = &jwt.jwks_url {
+            (Whereabouts::Document(url.clone()), url.base().clone())
+        } else {
+            let base =
+                BaseUrl::parse(&jwt.issuer).map_err(|error| EgressError::Unsendable(format!("issuer {error}")))?;
+            (Whereabouts::Discovered { issuer: jwt.issuer.clone(), base: base.clone() }, base)
         };
         Ok(Self {
             whereabouts,

@@ -4,11 +4,11 @@
 //!
 //! | kind | shown | decided by |
 //! |---|---|---|
-//! | `oauth2` | a token of ours | [`issuer`], on the keys of [`keyring`] |
-//! | `jwt` | a signed token of an identity provider | [`jwt`], on the keys of [`jwks`] |
-//! | `introspection` | an opaque token of an identity provider | [`introspection`], which asks it |
-//! | `basic` | name and password | [`shared_secret`] |
-//! | `oauth1` | a signature over the request | [`oauth1`] |
+//! | `oauth2` | a token of ours | `issuer`, on the keys of `keyring` |
+//! | `jwt` | a signed token of an identity provider | `jwt`, on the keys of `jwks` |
+//! | `introspection` | an opaque token of an identity provider | `introspection`, which asks it |
+//! | `basic` | name and password | `shared_secret` |
+//! | `oauth1` | a signature over the request | `oauth1` |
 //!
 //! What cannot be decided, because whoever decides it cannot be asked, is [`AuthenticationError::Unavailable`]: the
 //! caller is neither let in nor told that it is wrong.
@@ -27,6 +27,7 @@ mod shared_secret;
 mod vault;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,12 +157,11 @@ impl Authenticator {
                     Outbound::Jwt(jwt) => {
                         // Integrations with one provider share its keys.
                         let whereabouts = (jwt.issuer.clone(), jwt.jwks_url.clone());
-                        let keys = match sources.get(&whereabouts) {
-                            Some(keys) => Arc::clone(keys),
-                            None => {
-                                let keys = Arc::new(KeySource::new(jwt, &config.egress, Arc::clone(&clock))?);
-                                sources.insert(whereabouts, Arc::clone(&keys));
-                                keys
+                        let keys = match sources.entry(whereabouts) {
+                            Entry::Occupied(known) => Arc::clone(known.get()),
+                            Entry::Vacant(new) => {
+                                let keys = KeySource::new(jwt, &config.egress, Arc::clone(&clock))?;
+                                Arc::clone(new.insert(Arc::new(keys)))
                             }
                         };
                         verifiers.push(JwtVerifier::new(place, jwt, keys));
@@ -311,17 +311,13 @@ impl Authenticator {
         let name = &credentials.name;
         let too_many = |retry_after| AuthenticationError::TooManyFailures { retry_after };
         self.guard.admit(address, name, now).map_err(too_many)?;
-        match proven(&self.names, name, credentials.password.expose_secret()) {
-            Some(client) => {
-                self.guard.succeeded(address, name, now);
-                Ok(Caller { integration: client.integration })
-            }
-            None => {
-                let exists = self.names.iter().any(|client| client.id.as_bytes() == name);
-                self.guard.failed(address, name, exists, now);
-                Err(AuthenticationError::WrongSecret)
-            }
+        if let Some(client) = proven(&self.names, name, credentials.password.expose_secret()) {
+            self.guard.succeeded(address, name, now);
+            return Ok(Caller { integration: client.integration });
         }
+        let exists = self.names.iter().any(|client| client.id.as_bytes() == name);
+        self.guard.failed(address, name, exists, now);
+        Err(AuthenticationError::WrongSecret)
     }
 
     async fn signed(

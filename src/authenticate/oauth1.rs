@@ -1,5 +1,6 @@
 //! Two-legged OAuth 1.0 (RFC 5849): every notification signed with a secret that both sides know.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,7 +217,7 @@ fn query_parameters(query: &str) -> Vec<(String, String)> {
 /// The parameters of an `Authorization: OAuth` header, without its realm (RFC 5849 §3.5.1).
 fn header_parameters(header: &str) -> Result<Vec<(String, String)>, AuthenticationError> {
     let malformed = AuthenticationError::Malformed;
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(Cow::into_owned);
     let mut parameters = Vec::new();
     for part in header.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').ok_or(malformed)?;

@@ -1,6 +1,6 @@
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::header::{AUTHORIZATION, HeaderValue};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -247,7 +247,7 @@ impl FromRequest for Authenticated {
                 return Err(Refusal::new(AuthenticationError::Unavailable, Format::asked_by(&request)));
             };
             let presented = Presented {
-                authorization: request.headers().get_all(AUTHORIZATION).map(|header| header.as_bytes()).collect(),
+                authorization: request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes).collect(),
                 path: request.uri().path(),
                 query: request.query_string(),
                 address: door.threshold.address_of(&request),
