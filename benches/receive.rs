@@ -2,8 +2,9 @@
 //!
 //! `cargo bench --bench receive` rotates three routes of one server under one load (64 connections, generator on the
 //! same machine): the real notification route on sled, a route that does nothing but answer 202, and a route that
-//! inserts and flushes for each request, in a directory with the same synchronous-write attributes. Then it measures
-//! what a whole `doorbell serve` takes of memory, and how soon it is ready.
+//! inserts and flushes for each request, in a directory with the same synchronous-write attributes. Beside them it
+//! rotates the real route with callers that authenticate in the other ways: by tokens of an identity provider that are
+//! signed (RS256) or asked about, by name and password. Then it measures what a whole `doorbell serve` takes of memory, and how soon it is ready.
 //!
 //! `DOORBELL_BENCH_DIR` names the directory to write in (default: the build directory, since /tmp may lie in memory);
 //! `DOORBELL_BENCH_SECONDS` the length of one measurement (default 3).
@@ -18,9 +19,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use doorbell::app::{authenticator, open_door, open_store};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::{Config, StoreUrl};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 use support::load::{Measured, Pace, Until, request, run};
 use support::process::{ROLE, Served};
@@ -55,52 +61,76 @@ fn measure() {
 fn receive_routes(directory: &Path, length: Duration) {
     let store = directory.join("routes");
     let served = Served::start("routes", &[(STORE, store.to_str().expect("a name in UTF-8"))]);
-    let (address, token) = served.greeting.split_once(' ').expect("address and token");
-    let address: SocketAddr = address.parse().expect("an address");
-    let bearer = token.to_owned();
+    let doors: Vec<DoorOf> = serde_json::from_str(&served.greeting).expect("the doors");
+    let ours = &doors[0];
+    let real = |door: &DoorOf| Variant {
+        name: format!("notification, {}", door.kind),
+        address: door.address,
+        route: "/notifications/create",
+        authorization: door.authorization.clone(),
+    };
+    let simple = |route: &'static str| Variant { name: route.to_owned(), route, ..real(ours) };
+    let mut variants = vec![real(ours), simple("/nothing"), simple("/insert-and-flush")];
+    variants.extend(doors[1..].iter().map(real));
 
-    let variants = ["/notifications/create", "/nothing", "/insert-and-flush"];
-    let mut measured: [Vec<Measured>; 3] = Default::default();
+    let mut measured: Vec<Vec<Measured>> = variants.iter().map(|_| Vec::new()).collect();
     let mut base = 0;
     for round in 0..=ROUNDS {
         for turn in 0..variants.len() {
-            let variant = (round + turn) % variants.len();
-            let (route, bearer, first) = (variants[variant], bearer.clone(), base);
+            let number = (round + turn) % variants.len();
+            let (variant, first) = (variants[number].clone(), base);
+            let address = variant.address;
             let load = run(address, CONNECTIONS, Until::Elapsed(length), Pace::Closed, 202, move |number, out| {
-                notification(out, address, route, &bearer, "http://127.0.0.1:8090", first + number);
+                let Variant { route, authorization, .. } = &variant;
+                notification(out, address, route, authorization, "http://127.0.0.1:8090", first + number);
             });
             base += load.requests;
             // The first round warms up.
             if round > 0 {
-                measured[variant].push(load);
+                measured[number].push(load);
             }
         }
     }
 
     println!("\nreceive: {CONNECTIONS} connections, {ROUNDS} rounds of {} s, medians", length.as_secs());
-    println!("{:<26}{:>12}{:>10}{:>10}", "route", "requests/s", "p50 ms", "p99 ms");
-    for (route, rounds) in variants.iter().zip(&measured) {
+    println!("{:<30}{:>12}{:>10}{:>10}", "route", "requests/s", "p50 ms", "p99 ms");
+    for (Variant { name, .. }, rounds) in variants.iter().zip(&measured) {
         let middle = |of: &dyn Fn(&Measured) -> f64| median(rounds.iter().map(of).collect());
         println!(
-            "{route:<26}{:>12.0}{:>10.2}{:>10.2}",
+            "{name:<30}{:>12.0}{:>10.2}{:>10.2}",
             middle(&Measured::per_second),
             middle(&|load| load.quantile_ms(0.5)),
             middle(&|load| load.quantile_ms(0.99)),
         );
     }
-    let ratio = |other: usize| {
-        median(
-            measured[0]
-                .iter()
-                .zip(&measured[other])
-                .map(|(own, other)| own.per_second() / other.per_second())
-                .collect(),
-        )
+    let ratio = |one: usize, other: usize| {
+        let rounds = measured[one].iter().zip(&measured[other]);
+        median(rounds.map(|(one, other)| one.per_second() / other.per_second()).collect())
     };
-    println!("durable receive / do nothing        {:>6.2}   (at least 0.30)", ratio(1));
-    println!("durable receive / insert and flush  {:>6.2}   (at least 3)", ratio(2));
+    println!("durable receive / do nothing        {:>6.2}   (at least 0.30)", ratio(0, 1));
+    println!("durable receive / insert and flush  {:>6.2}   (at least 3)", ratio(0, 2));
+    for (number, door) in doors.iter().enumerate().skip(1) {
+        println!("{:<14} / {:<19} {:>6.2}   (at least 0.80)", door.kind, ours.kind, ratio(number + 2, 0));
+    }
     let (now, highest) = served.memory();
     println!("memory of this server: {now:.0} MB, at its highest {highest:.0} MB, with {base} requests served");
+}
+
+/// A listener whose callers authenticate in one way, and how.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct DoorOf {
+    kind: String,
+    address: SocketAddr,
+    authorization: String,
+}
+
+/// What is measured beside others.
+#[derive(Clone)]
+struct Variant {
+    name: String,
+    address: SocketAddr,
+    route: &'static str,
+    authorization: String,
 }
 
 fn whole_program(directory: &Path) {
@@ -125,7 +155,7 @@ fn whole_program(directory: &Path) {
         let ready = started.elapsed();
         let (idle, _) = served.memory();
 
-        let bearer = marketplace::token(address);
+        let bearer = format!("Bearer {}", marketplace::token(address));
         let base = base_url.to_owned();
         let load = run(address, CONNECTIONS, Until::Requests(EVENTS), Pace::Closed, 202, move |number, out| {
             notification(out, address, "/notifications/create", &bearer, &base, number);
@@ -146,24 +176,22 @@ fn whole_program(directory: &Path) {
     }
 }
 
-fn notification(out: &mut Vec<u8>, host: SocketAddr, route: &str, bearer: &str, market: &str, number: u64) {
+fn notification(out: &mut Vec<u8>, host: SocketAddr, route: &str, authorization: &str, market: &str, number: u64) {
     // A marketplace's ids are UUIDs of version 4: spread evenly, not in order.
     let scattered = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     let id = uuid::Builder::from_random_bytes(scattered.to_be_bytes()).into_uuid();
     let market = market.replace(':', "%3A").replace('/', "%2F");
     let path = format!("{route}?eventUrl={market}%2Fapi%2Fintegration%2Fv1%2Fevents%2F{id}");
-    request(out, host, "GET", &path, &format!("Authorization: Bearer {bearer}\r\n"), "");
+    request(out, host, "GET", &path, &format!("Authorization: {authorization}\r\n"), "");
 }
 
-/// The server whose three routes are compared.
+/// The server whose routes are compared, and one on the same store for each other way to authenticate.
 async fn serve_routes() {
     let directory = std::env::var_os(STORE).expect("a directory");
     let mut config = Config::defaults();
     config.store.url = StoreUrl::Sled(directory.clone().into());
     let store = open_store(&config).await.expect("opens");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
-    let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
     // Below the store's directory, whose attributes it inherits.
     let naive = sled::Config::new()
         .path(Path::new(&directory).join("naive"))
@@ -171,24 +199,84 @@ async fn serve_routes() {
         .flush_every_ms(None)
         .open()
         .expect("opens");
+    let (provider, signed) = identity_provider(clock.now().as_seconds());
+    let jwt =
+        format!("kind = \"jwt\"\nissuer = \"{provider}\"\naudience = \"doorbell\"\njwks_url = \"{provider}/jwks\"");
+    let introspection = format!(
+        "kind = \"introspection\"\nintrospection_url = \"{provider}/introspect\"\nintrospection_client_id = \
+         \"doorbell\"\nintrospection_client_secret = \"s\""
+    );
+    let basic = "kind = \"basic\"\nclient_secret = \"s\"".to_owned();
+    let mut doors = Vec::new();
+    for (kind, outbound, authorization) in [
+        ("oauth2", None, String::new()),
+        ("jwt RS256", Some(jwt), format!("Bearer {signed}")),
+        ("introspection", Some(introspection), "Bearer opaque".to_owned()),
+        ("basic", Some(basic), format!("Basic {}", STANDARD.encode("market:s"))),
+    ] {
+        let config = outbound.map_or_else(|| config.clone(), |outbound| with_outbound(&outbound));
+        let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
+        let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
+        let naive = naive.clone();
+        let server = HttpServer::new(move || {
+            let door = Arc::clone(&door);
+            App::new()
+                .app_data(web::Data::new(naive.clone()))
+                .route("/nothing", web::get().to(async || HttpResponse::Accepted().json(json!({"success": true}))))
+                .route("/insert-and-flush", web::get().to(insert_and_flush))
+                .configure(move |app| door.routes(app))
+        })
+        .workers(2)
+        .bind("127.0.0.1:0")
+        .expect("a free port");
+        let address = server.addrs()[0];
+        tokio::spawn(server.run());
+        doors.push(DoorOf { kind: kind.to_owned(), address, authorization });
+    }
+    let address = doors[0].address;
+    let bearer = actix_web::web::block(move || marketplace::token(address)).await.expect("a token");
+    doors[0].authorization = format!("Bearer {bearer}");
+    println!("{}", serde_json::to_string(&doors).expect("JSON"));
+    std::future::pending::<()>().await;
+}
 
+/// A configuration whose marketplace authenticates as `outbound` says.
+fn with_outbound(outbound: &str) -> Config {
+    let inbound = "base_url = \"http://127.0.0.1:8090\"\n[integrations.marketplaces.inbound]\nclient_id = \"v\"\n\
+                   client_secret = \"s\"";
+    let text = format!(
+        "[[integrations]]\nname = \"default\"\n[integrations.outbound]\nclient_id = \"market\"\n{outbound}\n\
+         [[integrations.marketplaces]]\n{inbound}"
+    );
+    Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An identity provider that vouches for every opaque token, and a token it signed.
+fn identity_provider(now: i64) -> (String, String) {
+    // What a key of 2048 bits has before it as PKCS #8 and not as PKCS #1.
+    const PKCS8_HEAD: usize = 26;
+    let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).expect("a key");
+    let pkcs8 = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).expect("DER");
+    let key = EncodingKey::from_rsa_der(&pkcs8.as_ref()[PKCS8_HEAD..]);
+    let mut public = Jwk::from_encoding_key(&key, Algorithm::RS256).expect("a public key");
+    public.common.key_id = Some("key".to_owned());
+    let keys = json!({ "keys": [public] });
+    let active = json!({"active": true, "client_id": "market"});
     let server = HttpServer::new(move || {
-        let door = Arc::clone(&door);
+        let (keys, active) = (keys.clone(), active.clone());
         App::new()
-            .app_data(web::Data::new(naive.clone()))
-            .route("/nothing", web::get().to(async || HttpResponse::Accepted().json(json!({"success": true}))))
-            .route("/insert-and-flush", web::get().to(insert_and_flush))
-            .configure(move |app| door.routes(app))
+            .route("/jwks", web::get().to(move || std::future::ready(HttpResponse::Ok().json(&keys))))
+            .route("/introspect", web::post().to(move || std::future::ready(HttpResponse::Ok().json(&active))))
     })
-    .workers(2)
+    .workers(1)
     .bind("127.0.0.1:0")
     .expect("a free port");
-    let address = server.addrs()[0];
-    let running = server.run();
-    let running = tokio::spawn(running);
-    let bearer = actix_web::web::block(move || marketplace::token(address)).await.expect("a token");
-    println!("{address} {bearer}");
-    running.await.expect("runs").expect("serves");
+    let base_url = format!("http://{}", server.addrs()[0]);
+    tokio::spawn(server.run());
+    let header = Header { kid: Some("key".to_owned()), ..Header::new(Algorithm::RS256) };
+    let claims = json!({"iss": base_url, "aud": "doorbell", "azp": "market", "exp": now + 86_400});
+    let token = encode(&header, &claims, &key).expect("signs");
+    (base_url, token)
 }
 
 #[derive(serde::Deserialize)]
