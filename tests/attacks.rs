@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use doorbell::app::authenticator;
+use doorbell::authenticate::Presented;
 use doorbell::clock::{Clock, SystemClock};
+use doorbell::config::Config;
 use doorbell::handler::Accept;
+use doorbell::store::EventStore;
 use doorbell::store::memory::MemoryStore;
 use jsonwebtoken::{Algorithm, Header};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::identity::{IdentityProvider, Signer};
@@ -479,4 +484,36 @@ async fn whatever_is_tried_at_the_door_is_answered_as_it_should_be_and_records_n
     let (status, ..) = send(2002, &[of_b.into_bytes()], "", &other_market.order("1")).await;
     assert_eq!(status, 202, "the other integration's token, in its own marketplace");
     assert_eq!(receiver.events().await.len(), 2);
+}
+
+/// The short form of the fuzz target `credentials`.
+#[test]
+fn no_header_and_no_query_whatever_authenticates_anybody_who_knows_no_secret() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let text = every_kind("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+    let config = Config::from_toml(&text).expect("valid");
+    let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let authenticator = runtime.block_on(authenticator(&config, &store, &clock)).expect("sets up");
+    let number = std::sync::atomic::AtomicU32::new(0);
+    // Mostly near what is understood: a scheme, and then parameters or something in base64.
+    let header = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..300),
+        "(Basic|basic|OAuth|OAUTH) [ -~]{0,200}".prop_map(String::into_bytes),
+        "OAuth (oauth_(consumer_key|nonce|timestamp|signature|signature_method|version|token)=\"[0-9a-zA-Z%-]{0,20}\", ?){0,9}"
+            .prop_map(String::into_bytes),
+        proptest::collection::vec(any::<u8>(), 0..60).prop_map(|bytes| format!("Basic {}", STANDARD.encode(bytes)).into_bytes()),
+    ];
+    let query = "(eventUrl=[a-z%0-9]{0,20})?(&(oauth_[a-z_]{0,12}|[a-z]{0,5})=[ -~]{0,20}){0,6}";
+    let cases = (proptest::option::of(header), query);
+    proptest!(ProptestConfig::with_cases(2000), |((header, query) in cases)| {
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let presented = Presented {
+            authorization: header.iter().map(Vec::as_slice).collect(),
+            path: "/notifications/create",
+            query: &query,
+            address: std::net::Ipv4Addr::from(number).into(),
+        };
+        prop_assert!(runtime.block_on(authenticator.authenticate(&presented)).is_err());
+    });
 }
