@@ -1,4 +1,4 @@
-//! Doorbell against what others made: an identity provider from npm, an OAuth 1.0 client from PyPI.
+//! Doorbell against what others made: an identity provider from npm, an OAuth 1.0 client from `PyPI`.
 //!
 //! `tests/peers/install` gets them. Where they are not there these tests are skipped, and say so; with
 //! `DOORBELL_PEERS=required` they fail.
@@ -178,9 +178,9 @@ async fn signatures_of_another_library_are_accepted() {
     let written = signer.stdin.take().expect("piped").write_all(json!(requests).to_string().as_bytes());
     written.expect("written");
     let output = signer.wait_with_output().expect("ends");
-    let signed: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(signed.len(), requests.len());
-    for request in &signed {
+    let answers: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answers.len(), requests.len());
+    for request in &answers {
         let url = request["url"].as_str().expect("an address");
         let path = url.strip_prefix("http://127.0.0.1:8080").expect("our own");
         let authorization = request["authorization"].as_str().map(|header| format!("Authorization: {header}\r\n"));
