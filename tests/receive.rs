@@ -12,8 +12,8 @@ use doorbell::event::{AccountStatus, EventId, EventRecord, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
-    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
-    Watch,
+    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Recorded, Sequence, Settlement, Step,
+    StoreError, StoredEvent, Watch,
 };
 use reqwest::StatusCode;
 use secrecy::SecretSlice;
@@ -296,6 +296,12 @@ impl EventStore for Broken {
     }
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
         self.0.body(id).await
+    }
+    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
+        self.0.export(from, limit).await
+    }
+    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
+        self.0.import(events).await
     }
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         self.0.list(filter, before, limit).await

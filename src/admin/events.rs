@@ -14,6 +14,7 @@ const MAX_LIMIT: usize = 500;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
     app.service(web::resource("/api/v1/events").route(web::get().to(list)))
+        .service(web::resource("/api/v1/export").route(web::get().to(export)))
         .service(web::resource("/api/v1/events/{id}").route(web::get().to(show)))
         .service(web::resource("/api/v1/events/{id}/retry").route(web::post().to(retry)))
         .service(web::resource("/api/v1/events/{id}/result").route(web::post().to(resolve)));
@@ -103,6 +104,22 @@ async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> 
     shown["timelineForgotten"] = json!(forgotten);
     shown["body"] = json!(body);
     Ok(HttpResponse::Ok().json(shown))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExportQuery {
+    #[serde(default)]
+    from: Sequence,
+}
+
+/// `GET /api/v1/export?from=`: some events as they are kept, oldest first, and where the next ones begin.
+async fn export(
+    _: Operator,
+    office: web::Data<Office>,
+    query: web::Query<ExportQuery>,
+) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(office.store.export(query.from, MAX_LIMIT).await?))
 }
 
 /// One line of an event's timeline.

@@ -1,14 +1,10 @@
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use http::Request;
-use http::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Output, Source, reachable};
-use crate::config::Config;
-use crate::egress::Egress;
-use crate::event::{BaseUrl, MAX_BODY_BYTES};
+use super::office::Office;
+use super::{Failure, Output, Source};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -58,15 +54,15 @@ struct Key {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let (list, request) = match &arguments.action {
-        Action::List(list) => (list, Request::get("/api/v1/keys")),
-        Action::Rotate(rotate) => {
-            (&rotate.list, Request::post(format!("/api/v1/keys/rotate?revoke={}", rotate.revoke)))
-        }
+    let (list, revoke) = match &arguments.action {
+        Action::List(list) => (list, None),
+        Action::Rotate(rotate) => (&rotate.list, Some(rotate.revoke)),
     };
-    let config = list.source.load()?;
-    let answer = ask_office(&config, request).await?;
-    let keys: Keys = serde_json::from_slice(&answer).map_err(Failure::because)?;
+    let office = Office::of(&list.source.load()?)?;
+    let keys: Keys = match revoke {
+        None => office.get("/api/v1/keys").await?,
+        Some(revoke) => office.post(&format!("/api/v1/keys/rotate?revoke={revoke}"), None).await?,
+    };
     match list.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&keys).map_err(Failure::because)?),
         Output::Table => {
@@ -80,26 +76,4 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Asks the admin API of the running receiver.
-async fn ask_office(config: &Config, mut request: http::request::Builder) -> Result<Vec<u8>, Failure> {
-    let address = format!("http://{}", reachable(config.admin.listen));
-    let base = BaseUrl::parse(&address).map_err(Failure::because)?;
-    let path = request.uri_ref().map(ToString::to_string).unwrap_or_default();
-    request = request.uri(format!("{address}{path}"));
-    if let Some(token) = &config.admin.token {
-        request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
-    }
-    let request = request.body(Vec::new()).map_err(Failure::because)?;
-    let egress = Egress::new(&config.egress.direct(), vec![base], MAX_BODY_BYTES).map_err(Failure::because)?;
-    let answer = egress.call(request).await.map_err(|error| {
-        Failure::Command(format!("no answer from admin.listen {address}: {error}; is `doorbell serve` running?"))
-    })?;
-    if answer.status().is_success() {
-        return Ok(answer.into_body());
-    }
-    let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or("it does not say why");
-    Err(Failure::Command(format!("admin.listen {address} answered {}: {detail}", answer.status())))
 }

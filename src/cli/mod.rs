@@ -3,8 +3,10 @@
 mod check;
 #[cfg(feature = "sandbox")]
 mod dev;
+mod events;
 mod health;
 mod keys;
+mod office;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
@@ -61,6 +63,8 @@ enum Command {
     #[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(doorbell token)\" \\\n    \
         'http://127.0.0.1:8080/notifications/create?eventUrl=…'")]
     Token(token::Arguments),
+    /// List, show, retry, resolve, copy events: the operator's view of the running receiver.
+    Events(events::Arguments),
     /// List or rotate the keys that tokens are signed with, in the running receiver.
     Keys(keys::Arguments),
     /// Exit with 0 if the receiver is ready: a container's HEALTHCHECK.
@@ -162,6 +166,7 @@ impl Command {
             Self::Sandbox(source) => sandbox::run(&source.load()?).await,
             Self::Check(arguments) => check::run(&arguments).await,
             Self::Token(arguments) => token::run(&arguments).await,
+            Self::Events(arguments) => events::run(&arguments).await,
             Self::Keys(arguments) => keys::run(&arguments).await,
             Self::Health(arguments) => health::run(&arguments).await,
         }

@@ -21,8 +21,12 @@ impl EventId {
     /// The id of the event that lies at `url`, of the integration named `integration`.
     #[must_use]
     pub fn of(integration: &str, url: &EventUrl) -> Self {
+        Self::named(integration, url.as_str())
+    }
+
+    pub(super) fn named(integration: &str, event_url: &str) -> Self {
         // An integration's name holds no line break (the configuration refuses it), so no two pairs collide.
-        let name = [integration.as_bytes(), b"\n", url.as_str().as_bytes()].concat();
+        let name = [integration.as_bytes(), b"\n", event_url.as_bytes()].concat();
         Self(Uuid::new_v5(&NAMESPACE, &name))
     }
 

@@ -226,6 +226,12 @@ impl EventRecord {
         }
     }
 
+    /// Whether its id is that of its integration and event URL.
+    #[must_use]
+    pub fn has_own_id(&self) -> bool {
+        self.id == EventId::named(&self.integration, &self.event_url)
+    }
+
     /// Whether its body says that no result is wanted: a ping or a notice.
     #[must_use]
     pub fn asks_for_no_result(&self) -> bool {
@@ -345,6 +351,18 @@ impl EventRecord {
         }
         let account = named.or(self.account.as_ref())?.clone();
         Some(AccountChange { account, status: self.status_on_success.clone()? })
+    }
+
+    /// What the event, as it stands, has done to its account.
+    #[must_use]
+    pub fn account_effect(&self) -> Option<AccountChange> {
+        match (self.state, &self.result) {
+            (State::Handled | State::Done | State::Dead, Some(result)) if result.success => {
+                self.account_change(result.account_identifier.as_ref())
+            }
+            (State::Done, None) => self.account_change(None),
+            _ => None,
+        }
     }
 
     fn progressed(&mut self, now: Timestamp, step: &'static str, note: Option<&str>) {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice};
 
-use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError};
+use super::memory::MemoryStore;
+use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError, StoredEvent};
 use crate::clock::Timestamp;
 use crate::event::{
     AccountStatus, BaseUrl, ErrorCode, EventId, EventResult, EventType, EventUrl, Facts, Notification, State,
@@ -414,6 +415,85 @@ async fn both<A: Future, B: Future>(one: A, other: B) -> (A::Output, B::Output) 
     tokio::join!(one, other)
 }
 
+/// Everything that `store` exports, in pages of `limit`.
+async fn exported(store: &dyn EventStore, limit: usize) -> Vec<StoredEvent> {
+    let mut events = Vec::new();
+    let mut place = Some(0);
+    while let Some(from) = place {
+        let page = store.export(from, limit).await.expect("the store answers");
+        assert!(page.events.len() <= limit && page.unreadable.is_empty());
+        events.extend(page.events);
+        place = page.next;
+    }
+    events
+}
+
+/// Events in every state, some with bodies.
+async fn history(store: &dyn EventStore, events: usize) {
+    for number in 0..events {
+        store.record(&notification(&number.to_string()), at(0)).await.expect("recorded");
+    }
+    for number in 0..events * 2 / 3 {
+        let claimed = claim(store, at(1)).await.expect("an event");
+        let account = format!("account-{}", number % 7);
+        let Step::Fetched { facts, body } = fetched(Some(&account), format!("body {number}").as_bytes()) else {
+            unreachable!("it is one")
+        };
+        let facts = Facts { status_on_success: Some(AccountStatus::Active), ..facts };
+        let step = Step::Fetched { facts, body };
+        let Advanced::Proceed(claimed) = store.advance(claimed, step, LEASE, at(1)).await.expect("taken") else {
+            panic!("nothing else of the account is at work")
+        };
+        match number % 4 {
+            0 => store.settle(claimed, Settlement::Deferred, at(2)).await.expect("settled"),
+            1 => store.settle(claimed, Settlement::Dead("broken".into()), at(2)).await.expect("settled"),
+            _ => {
+                let result = EventResult::success("well done");
+                let claimed = proceed(store, claimed, Step::Handled(result), at(2)).await;
+                store.settle(claimed, Settlement::Done(None), at(3)).await.expect("settled");
+            }
+        }
+    }
+}
+
+pub(super) async fn an_export_has_every_event_once_in_the_order_of_receipt(store: &dyn EventStore) {
+    assert_eq!(exported(store, 10).await, []);
+    history(store, 300).await;
+    for limit in [1, 7, 1000] {
+        let events = exported(store, limit).await;
+        let ids: Vec<_> = events.iter().map(|event| event.record.id).collect();
+        assert_eq!(ids, (0..300).map(|number| id(&number.to_string())).collect::<Vec<_>>(), "in pages of {limit}");
+        assert_eq!(events.iter().filter(|event| event.body.is_some()).count(), 200);
+        assert_eq!(events[5].body.as_deref(), Some(b"body 5".as_slice()));
+    }
+}
+
+pub(super) async fn an_import_leaves_what_an_export_had_and_can_be_done_again(store: &dyn EventStore) {
+    let source = MemoryStore::new();
+    history(&source, 30).await;
+    let events = exported(&source, 1000).await;
+    // Cut off once, and begun again.
+    assert_eq!(store.import(events[..10].to_vec()).await, Ok(10));
+    assert_eq!(store.import(events.clone()).await, Ok(20));
+    assert_eq!(store.import(events.clone()).await, Ok(0));
+    assert_eq!(exported(store, 1000).await, events);
+    for event in &events {
+        assert_eq!(store.event(event.record.id).await, Ok(Some(event.record.clone())));
+        assert_eq!(store.body(event.record.id).await, Ok(event.body.clone()));
+    }
+    for account in 0..7 {
+        let account = format!("account-{account}");
+        let status = source.account_status("default", &account).await;
+        assert_eq!(store.account_status("default", &account).await, status, "{account}");
+    }
+    let Ok(Recorded::Duplicate(known)) = store.record(&notification("2"), at(10)).await else { panic!("known") };
+    assert_eq!(known.state, State::Done, "what was done is not run again");
+    assert_eq!(store.record(&notification("new"), at(10)).await, Ok(Recorded::New));
+    let next = claim(store, at(10)).await.expect("one that was unfinished");
+    assert_eq!(next.event().id, id("20"), "the one that was recorded first");
+    assert_eq!(exported(store, 1000).await.last().map(|event| event.record.id), Some(id("new")));
+}
+
 pub(super) async fn a_secret_is_kept_from_the_first_time_on(store: &dyn EventStore) {
     let first = store.secret("key", vec![1, 2, 3].into()).await.expect("kept");
     let second = store.secret("key", vec![4, 5, 6].into()).await.expect("read");
@@ -459,6 +539,8 @@ macro_rules! conformance {
             a_deferred_event_is_resolved_from_outside_and_then_reported
             a_dead_event_is_claimed_again_only_when_an_operator_asks
             a_listing_is_newest_first_in_pages_and_filtered
+            an_export_has_every_event_once_in_the_order_of_receipt
+            an_import_leaves_what_an_export_had_and_can_be_done_again
             a_secret_is_kept_from_the_first_time_on
             a_secret_is_replaced_by_whoever_knows_the_one_that_is_kept
             a_nonce_is_used_once_however_many_use_it_at_once

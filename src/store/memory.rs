@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+    Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Recorded, Sequence,
+    Settlement, Step, StoreError, StoredEvent,
 };
 use crate::clock::Timestamp;
 use crate::event::{AccountChange, AccountStatus, Change, EventId, EventRecord, Notification, State};
@@ -179,6 +180,43 @@ impl EventStore for MemoryStore {
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
         let inner = self.lock();
         Ok(inner.sequences.get(&id).and_then(|sequence| inner.bodies.get(sequence).cloned()))
+    }
+
+    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
+        let inner = self.lock();
+        let mut exported = Exported::default();
+        let mut bytes = 0;
+        for (sequence, record) in inner.records.range(from..) {
+            if exported.events.len() == limit || bytes > EXPORTED_BYTES {
+                exported.next = Some(*sequence);
+                break;
+            }
+            let body = inner.bodies.get(sequence).cloned();
+            bytes += body.as_ref().map_or(0, Vec::len);
+            exported.events.push(StoredEvent { record: record.clone(), body });
+        }
+        Ok(exported)
+    }
+
+    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
+        let mut inner = self.lock();
+        let mut taken = 0;
+        for StoredEvent { record, body } in events {
+            if inner.sequences.contains_key(&record.id) {
+                continue;
+            }
+            let sequence = inner.records.last_key_value().map_or(0, |(last, _)| last + 1);
+            inner.sequences.insert(record.id, sequence);
+            inner.leave_account(sequence, &record.integration, record.account_effect());
+            if record.state.is_unfinished() {
+                inner.agenda.add(sequence, &record);
+            }
+            inner.bodies.extend(body.map(|body| (sequence, body)));
+            inner.records.insert(sequence, record);
+            taken += 1;
+        }
+        self.changed.notify_one();
+        Ok(taken)
     }
 
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {

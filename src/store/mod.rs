@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod conformance;
 mod durability;
+pub mod export;
 pub mod memory;
 pub mod recovering;
 mod retention;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretSlice;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::Timestamp;
@@ -52,6 +54,36 @@ pub struct Claim {
 
 /// Place of an event in the order of receipt.
 pub type Sequence = u64;
+
+/// Bytes of bodies after which an export pauses.
+pub const EXPORTED_BYTES: usize = 4 << 20;
+
+/// An event with all that is kept of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredEvent {
+    /// Its record.
+    #[serde(rename = "event")]
+    pub record: EventRecord,
+    /// Its body as received, once it was fetched.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "export::write_body",
+        deserialize_with = "export::read_body"
+    )]
+    pub body: Option<Vec<u8>>,
+}
+
+/// Some events of an export.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    /// In the order of receipt.
+    pub events: Vec<StoredEvent>,
+    /// Events that cannot be read, by place, and why not.
+    pub unreadable: Vec<(Sequence, String)>,
+    /// Where the next ones begin, if there are more.
+    pub next: Option<Sequence>,
+}
 
 impl Claim {
     /// The event as it stood when it was claimed or last advanced.
@@ -233,6 +265,16 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// The body of an event as received, once it was fetched.
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Events in the order of receipt from place `from` on, as they stand, with their bodies: up to `limit` of them,
+    /// and not many more than [`EXPORTED_BYTES`] of bodies.
+    ///
+    /// What was recorded before the first of these calls is in one of them, exactly once.
+    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError>;
+
+    /// Takes events as an export has them, in that order, behind those that are there. One whose id is known is passed
+    /// over, so that an import that was cut off can be done again. Returns how many were taken, durably.
+    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError>;
 
     /// The status of an account as the latest event about it that succeeded has left it; nothing if none has told.
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError>;

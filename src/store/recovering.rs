@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 use super::sled::{OpenError, SledStore};
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
+    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Recorded, Sequence, Settlement, Step,
+    StoreError, StoredEvent,
 };
 use crate::clock::Timestamp;
 use crate::event::{AccountStatus, EventId, EventRecord, Notification};
@@ -167,6 +168,14 @@ impl EventStore for RecoveringStore {
 
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
         delegate!(self.body(id))
+    }
+
+    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
+        delegate!(self.export(from, limit))
+    }
+
+    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
+        delegate!(self.import(events))
     }
 
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {

@@ -17,6 +17,7 @@
 //! written has its price in sled, however short it is.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use sled::{IVec, Tree};
 
@@ -59,33 +60,72 @@ pub(super) fn newest_first(
     before: Option<Sequence>,
 ) -> impl Iterator<Item = Result<(Sequence, IVec), StoreError>> + use<> {
     let tree = tree.clone();
-    let mut end = Some(before.unwrap_or(Sequence::MAX));
-    let mut stretch = BTreeMap::new();
+    let stretch = move |end| {
+        let (records, first) = stretch(&tree, 0..end, Direction::Down)?;
+        Ok((records.into_iter().rev().collect::<Vec<_>>(), first))
+    };
+    in_stretches(Some(before.unwrap_or(Sequence::MAX)), stretch)
+}
+
+/// All records, in progress or ended, oldest first, from the one at `from` on.
+pub(super) fn oldest_first(
+    tree: &Tree,
+    from: Sequence,
+) -> impl Iterator<Item = Result<(Sequence, IVec), StoreError>> + use<> {
+    let tree = tree.clone();
+    let stretch = move |from| {
+        let (records, last) = stretch(&tree, from..Sequence::MAX, Direction::Up)?;
+        Ok((records.into_iter().collect::<Vec<_>>(), last.map(|last| last + 1)))
+    };
+    in_stretches(Some(from), stretch)
+}
+
+/// What `stretch` reads from one place after another, until it names none.
+fn in_stretches(
+    mut place: Option<Sequence>,
+    stretch: impl Fn(Sequence) -> Result<(Vec<(Sequence, IVec)>, Option<Sequence>), StoreError>,
+) -> impl Iterator<Item = Result<(Sequence, IVec), StoreError>> {
+    let mut records = Vec::new().into_iter();
     std::iter::from_fn(move || {
-        while stretch.is_empty() {
-            match newest_stretch(&tree, end?) {
-                Ok((records, rest)) => (stretch, end) = (records, rest),
+        loop {
+            if let Some(record) = records.next() {
+                return Some(Ok(record));
+            }
+            match stretch(place?) {
+                Ok((read, next)) => (records, place) = (read.into_iter(), next),
                 Err(error) => {
-                    end = None;
+                    place = None;
                     return Some(Err(error));
                 }
             }
         }
-        stretch.pop_last().map(Ok)
     })
 }
 
-/// The newest records before `end`, and where the ones before them end.
+/// Which end of a range is read first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// The records at one end of `range`, and, if there may be more, the last place that was read.
 ///
 /// Read in a stretch, those in progress once more at the last: a record that moves between the two sides meanwhile is
 /// seen on one of them, which two iterators side by side would not promise.
-fn newest_stretch(tree: &Tree, end: Sequence) -> Result<(BTreeMap<Sequence, IVec>, Option<Sequence>), StoreError> {
+fn stretch(
+    tree: &Tree,
+    range: Range<Sequence>,
+    direction: Direction,
+) -> Result<(BTreeMap<Sequence, IVec>, Option<Sequence>), StoreError> {
     let mut records = BTreeMap::new();
-    // The first place that all of the three have been read down to.
-    let mut floor = None;
+    // The nearest place that one of the three has been read up to; the others have been read that far at least.
+    let mut bound: Option<Sequence> = None;
     for kind in [IN_PROGRESS, ENDED, IN_PROGRESS] {
-        let mut read = 0;
-        for entry in tree.range(key(kind, 0)..key(kind, end)).rev().take(STRETCH) {
+        let mut entries = tree.range(key(kind, range.start)..key(kind, range.end));
+        for read in 1..=STRETCH {
+            let entry = if direction == Direction::Up { entries.next() } else { entries.next_back() };
+            let Some(entry) = entry else { break };
             let (key, bytes) = entry.map_err(failed)?;
             let sequence = sequence_of(&key);
             if kind == ENDED {
@@ -93,16 +133,22 @@ fn newest_stretch(tree: &Tree, end: Sequence) -> Result<(BTreeMap<Sequence, IVec
             } else {
                 records.entry(sequence).or_insert(bytes);
             }
-            read += 1;
             if read == STRETCH {
-                floor = floor.max(Some(sequence));
+                let nearer = |known: Sequence| match direction {
+                    Direction::Up => known.min(sequence),
+                    Direction::Down => known.max(sequence),
+                };
+                bound = Some(bound.map_or(sequence, nearer));
             }
         }
     }
-    if let Some(floor) = floor {
-        records = records.split_off(&floor);
+    if let Some(bound) = bound {
+        records.retain(|sequence, _| match direction {
+            Direction::Up => *sequence <= bound,
+            Direction::Down => *sequence >= bound,
+        });
     }
-    Ok((records, floor))
+    Ok((records, bound))
 }
 
 pub(super) fn next_sequence(tree: &Tree) -> Result<Sequence, StoreError> {

@@ -39,13 +39,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use self::directory::DataDirectory;
 pub use self::directory::OpenError;
 use self::index::{Bucket, Name, Pending, Standing};
-use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, stored_record, unfinished};
+use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, oldest_first, stored_record, unfinished};
 use self::writer::{Write, Writer};
 use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EventStore, Filter, Page, Recorded, Sequence, Settlement, Step, StoreError,
-    codec,
+    Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Recorded, Sequence,
+    Settlement, Step, StoreError, StoredEvent, codec,
 };
 use crate::clock::Timestamp;
 use crate::event::{AccountStatus, EventId, EventRecord, Notification};
@@ -147,6 +147,20 @@ impl SledStore {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// The body of an event, once it was fetched. What lies under its keys before that is not its own: a crash may have
+    /// left it there.
+    fn body_of(&self, sequence: Sequence, record: &EventRecord) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut chunks = self.tree.scan_prefix(key(BODY, sequence)).values().peekable();
+        if record.kind.is_none() || chunks.peek().is_none() {
+            return Ok(None);
+        }
+        let mut body = Vec::new();
+        for chunk in chunks {
+            body.extend_from_slice(&chunk.map_err(failed)?);
+        }
+        Ok(Some(body))
+    }
+
     fn find(&self, id: EventId) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
         find(&self.tree, &self.agenda, id)
     }
@@ -209,16 +223,35 @@ impl EventStore for SledStore {
     }
 
     async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some((sequence, _)) = self.find(id)? else { return Ok(None) };
-        let mut chunks = self.tree.scan_prefix(key(BODY, sequence)).values().peekable();
-        if chunks.peek().is_none() {
-            return Ok(None);
+        let Some((sequence, record)) = self.find(id)? else { return Ok(None) };
+        self.body_of(sequence, &record)
+    }
+
+    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
+        let mut exported = Exported::default();
+        let mut bytes = 0;
+        for entry in oldest_first(&self.tree, from) {
+            let (sequence, encoded) = entry?;
+            if exported.events.len() == limit || bytes > EXPORTED_BYTES {
+                exported.next = Some(sequence);
+                break;
+            }
+            match codec::decode(&encoded) {
+                Ok(record) => {
+                    let body = self.body_of(sequence, &record)?;
+                    bytes += body.as_ref().map_or(0, Vec::len);
+                    exported.events.push(StoredEvent { record, body });
+                }
+                Err(error) => exported.unreadable.push((sequence, error.to_string())),
+            }
         }
-        let mut body = Vec::new();
-        for chunk in chunks {
-            body.extend_from_slice(&chunk.map_err(failed)?);
-        }
-        Ok(Some(body))
+        Ok(exported)
+    }
+
+    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
+        let encoded = events.iter().map(|event| codec::encode(&event.record)).collect::<Result<Vec<_>, _>>()?;
+        let events = events.into_iter().zip(encoded).collect();
+        self.write(|reply| Write::Import(events, reply)).await
     }
 
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {

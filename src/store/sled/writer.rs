@@ -11,7 +11,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::agenda::Agenda;
 use super::super::watch::Watches;
-use super::super::{Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, codec};
+use super::super::{
+    Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, StoredEvent, codec,
+};
 use super::directory::flush;
 use super::index::{Bucket, Name, PageKey, Pending, Standing};
 use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, SECRET, key, sequence_of};
@@ -38,6 +40,7 @@ pub(super) enum Write {
     Settle(Claim, Settlement, Timestamp, oneshot::Sender<Result<(), StoreError>>),
     Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
     Prune(Timestamp, usize, oneshot::Sender<Result<usize, StoreError>>),
+    Import(Vec<(StoredEvent, Vec<u8>)>, oneshot::Sender<Result<usize, StoreError>>),
     Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
     ReplaceSecret(String, SecretSlice<u8>, SecretSlice<u8>, oneshot::Sender<Result<bool, StoreError>>),
     Nonce([u8; 16], Timestamp, Timestamp, oneshot::Sender<Result<bool, StoreError>>),
@@ -201,6 +204,22 @@ impl Writer {
                 let prepared = self.prepare_prune(group, moment, limit);
                 group.answers.push(answer(reply, prepared));
             }
+            Write::Import(events, reply) => {
+                let prepared = self.prepare_import(group, events);
+                group.answers.push(match prepared {
+                    Ok(taken) => Box::new(move |durable, agenda| {
+                        if durable.is_ok() {
+                            for (sequence, record) in &taken {
+                                if record.state.is_unfinished() {
+                                    agenda.add(*sequence, record);
+                                }
+                            }
+                        }
+                        let _ = reply.send(durable.map(|()| taken.len()));
+                    }),
+                    Err(error) => refuse(reply, error),
+                });
+            }
             Write::Secret(name, fresh, reply) => {
                 let prepared = self.prepare_secret(group, &name, fresh);
                 group.answers.push(answer(reply, prepared));
@@ -249,18 +268,52 @@ impl Writer {
         self.pin(&claim, now)?;
         self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
         if let Some(body) = body {
-            for left in self.tree.scan_prefix(key(BODY, claim.sequence)).keys() {
-                group.remove(&left.map_err(failed)?);
-            }
-            for (chunk, number) in body.chunks(CHUNK).zip(0_u16..) {
-                let mut chunk_key = key(BODY, claim.sequence).to_vec();
-                chunk_key.extend_from_slice(&number.to_be_bytes());
-                group.put(chunk_key, chunk);
-            }
+            self.put_body(group, claim.sequence, &body)?;
         }
         group.put(key(IN_PROGRESS, claim.sequence), encoded);
         group.leave(claim.sequence, Arc::new(claim.record.clone()));
         Ok(claim)
+    }
+
+    /// Writes a body in place of whatever is left under its keys.
+    fn put_body(&self, group: &mut Group, sequence: Sequence, body: &[u8]) -> Result<(), StoreError> {
+        for left in self.tree.scan_prefix(key(BODY, sequence)).keys() {
+            group.remove(&left.map_err(failed)?);
+        }
+        for (chunk, number) in body.chunks(CHUNK).zip(0_u16..) {
+            let mut chunk_key = key(BODY, sequence).to_vec();
+            chunk_key.extend_from_slice(&number.to_be_bytes());
+            group.put(chunk_key, chunk);
+        }
+        Ok(())
+    }
+
+    fn prepare_import(
+        &mut self,
+        group: &mut Group,
+        events: Vec<(StoredEvent, Vec<u8>)>,
+    ) -> Result<Vec<(Sequence, Arc<EventRecord>)>, StoreError> {
+        let mut taken = Vec::new();
+        for (StoredEvent { record, body }, encoded) in events {
+            if self.known(group, record.id)?.is_some() {
+                continue;
+            }
+            let sequence = self.next;
+            self.next += 1;
+            if let Some(body) = body {
+                self.put_body(group, sequence, &body)?;
+            }
+            self.leave_account(group, sequence, &record.integration, record.account_effect())?;
+            if record.state.is_unfinished() {
+                group.put(key(IN_PROGRESS, sequence), encoded);
+            } else {
+                self.end(group, sequence, record.id, encoded)?;
+            }
+            let record = Arc::new(record);
+            group.leave(sequence, Arc::clone(&record));
+            taken.push((sequence, record));
+        }
+        Ok(taken)
     }
 
     fn prepare_settle(
