@@ -26,7 +26,22 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["dev", "serve", "sandbox", "check", "token", "health", "keys rotate", "keys list"] {
+    for command in [
+        "dev",
+        "serve",
+        "sandbox",
+        "check",
+        "token",
+        "health",
+        "keys rotate",
+        "keys list",
+        "events list",
+        "events show",
+        "events retry",
+        "events resolve",
+        "events export",
+        "events import",
+    ] {
         let arguments: Vec<_> = command.split(' ').chain(["--help"]).collect();
         let output = run(&arguments, &[]);
         assert!(output.status.success(), "{command}");

@@ -20,6 +20,7 @@ mod authentication;
 mod bad_marketplace;
 mod bodies;
 mod command_line;
+mod copies;
 mod crash;
 mod delivery;
 mod egress;
