@@ -48,8 +48,8 @@ pub enum OpenError {
     },
     /// The database in it is damaged.
     #[error(
-        "the event store in {directory:?} is damaged: {reason}; keep a copy of the directory, then restore a backup \
-         or point store.url to a new directory"
+        "the event store in {directory:?} is damaged: {reason}; move the directory away, and take your last \
+         backup into a new one with `doorbell events import FILE`"
     )]
     Damaged {
         /// The data directory.
