@@ -21,6 +21,7 @@ use crate::deliver::{self, Worker};
 use crate::handler::{Accept, EventHandler};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
+use crate::shutdown::{Released, hold};
 use crate::store::memory::MemoryStore;
 use crate::store::recovering::RecoveringStore;
 use crate::store::sled::OpenError;
@@ -28,6 +29,8 @@ use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
 
 /// How long a client may take to send a request's head, where no limit is configured.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the servers' threads may take to end once the servers have stopped.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
@@ -76,6 +79,8 @@ pub struct App {
     stop: CancellationToken,
     servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
     refusals: Arc<Refusals>,
+    /// Tells when the threads of the servers, which end a moment after these have stopped, have let go.
+    released: Released,
     worker: JoinHandle<()>,
     retention: JoinHandle<()>,
     keys: JoinHandle<()>,
@@ -114,12 +119,14 @@ impl App {
             config.handler.timeout,
         ));
         let authenticator = Arc::new(authenticator(config, &store, &clock).await?);
-        let door = Arc::new(open_door(config, &store, &authenticator, &clock));
+        let (held, released) = hold();
+        let door = Arc::new(open_door(config, &store, &authenticator, &clock).holding(held.clone()));
         let office = Arc::new(Office::new(
             Arc::clone(&store),
             Arc::clone(&authenticator),
             Arc::clone(&clock),
             config.admin.token.clone(),
+            held,
         ));
 
         let timeout = config.server.shutdown_timeout;
@@ -135,6 +142,7 @@ impl App {
             admin,
             shutdown_timeout: config.server.shutdown_timeout,
             refusals: door.refusals(),
+            released,
             worker: tokio::spawn(worker.run(stop.clone())),
             keys: tokio::spawn(authenticator.keep_keys_fresh(stop.clone())),
             retention: tokio::spawn(prune_from_time_to_time(store, clock, config.store.keep, stop.clone())),
@@ -164,6 +172,9 @@ impl App {
             tracing::warn!("work in hand did not finish in time; it goes on at the next start");
             self.worker.abort();
             let _ = self.worker.await;
+        }
+        if tokio::time::timeout(RELEASE_PATIENCE, self.released.wait()).await.is_err() {
+            tracing::warn!("a connection still holds the store open");
         }
     }
 }
@@ -301,8 +312,8 @@ pub(crate) fn listen(
         // Those beyond the limit are told so, and how many are told is limited in turn: the rest is not accepted.
         server = server.max_connections(limits.max_connections.saturating_mul(2).div_ceil(workers));
     }
-    if let Some(door) = door.map(Arc::clone) {
-        server = server.on_connect(move |connection, data| door.on_connect(connection, data));
+    if let Some(door) = door {
+        server = server.on_connect(door.on_connect());
     }
     let server = server.bind(address).map_err(failed)?;
     let bound = server.addrs().first().copied().unwrap_or(address);

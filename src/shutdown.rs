@@ -2,6 +2,7 @@
 
 use std::io;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled at the first SIGTERM or SIGINT.
@@ -47,4 +48,27 @@ pub(crate) fn on_signal() -> io::Result<CancellationToken> {
         stopping.cancel();
     });
     Ok(stop)
+}
+
+/// Says, by being dropped, that its holder has let go of what it held.
+#[derive(Debug, Clone)]
+pub(crate) struct Held(#[expect(unused, reason = "it is there to be dropped")] mpsc::Sender<()>);
+
+/// Tells when every [`Held`] is dropped.
+#[derive(Debug)]
+pub(crate) struct Released(mpsc::Receiver<()>);
+
+/// A pair of the two.
+#[must_use]
+pub(crate) fn hold() -> (Held, Released) {
+    let (held, released) = mpsc::channel(1);
+    (Held(held), Released(released))
+}
+
+impl Released {
+    /// Returns once every [`Held`] is dropped.
+    pub(crate) async fn wait(&mut self) {
+        // Nothing is ever sent.
+        let _ = self.0.recv().await;
+    }
 }

@@ -46,9 +46,9 @@ fn a_room_uses_only_the_rooms_below_it() {
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],
-            "receive" => &["event", "clock", "config", "authenticate", "store"],
+            "receive" => &["event", "clock", "config", "authenticate", "store", "shutdown"],
             "deliver" => &["event", "clock", "config", "store", "handler", "marketplace"],
-            "admin" => &["event", "clock", "config", "authenticate", "store", "receive"],
+            "admin" => &["event", "clock", "config", "authenticate", "store", "receive", "shutdown"],
             "sandbox" => &["event", "clock", "config", "egress", "app"],
             // The composition root and the command line put everything together.
             "app" | "cli" | "lib" | "main" => return None,

@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::shutdown::Held;
 use crate::store::EventStore;
 use problem::Problem;
 
@@ -25,18 +26,21 @@ pub struct Office {
     authenticator: Arc<Authenticator>,
     clock: Arc<dyn Clock>,
     token: Option<Secret>,
+    /// Dropped last, when the store has been let go of.
+    _held: Held,
 }
 
 impl Office {
     /// The private listener of a store.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<dyn EventStore>,
         authenticator: Arc<Authenticator>,
         clock: Arc<dyn Clock>,
         token: Option<Secret>,
+        held: Held,
     ) -> Self {
-        Self { store, authenticator, clock, token }
+        Self { store, authenticator, clock, token, _held: held }
     }
 
     /// Adds the private routes to a server.

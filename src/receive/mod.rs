@@ -21,6 +21,7 @@ use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Answers, Config, Limits};
 use crate::event::BaseUrl;
+use crate::shutdown::Held;
 use crate::store::EventStore;
 use limits::Threshold;
 
@@ -35,6 +36,8 @@ pub struct Door {
     threshold: Arc<Threshold>,
     integrations: Vec<Integration>,
     prefix: String,
+    /// Dropped last, when the store has been let go of.
+    _held: Option<Held>,
 }
 
 /// An integration as the door sees it.
@@ -65,7 +68,14 @@ impl Door {
             authenticator,
             integrations: integrations.collect(),
             prefix: config.server.public_url.path().to_owned(),
+            _held: None,
         }
+    }
+
+    /// The same, saying by `held` when it lets go of the store.
+    #[must_use]
+    pub(crate) fn holding(self, held: Held) -> Self {
+        Self { _held: Some(held), ..self }
     }
 
     /// How often which excess was refused.
@@ -80,9 +90,10 @@ impl Door {
         self.threshold.limits()
     }
 
-    /// To be told of every connection, so that they can be counted.
-    pub fn on_connect(&self, connection: &dyn Any, data: &mut Extensions) {
-        self.threshold.on_connect(connection, data);
+    /// What is to be told of every connection, so that they can be counted. It does not keep the store open.
+    pub fn on_connect(&self) -> impl Fn(&dyn Any, &mut Extensions) + Send + Sync + 'static {
+        let threshold = Arc::clone(&self.threshold);
+        move |connection, data| threshold.on_connect(connection, data)
     }
 
     /// Adds the public routes to a server.

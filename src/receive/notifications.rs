@@ -189,14 +189,16 @@ impl Door {
             let kind = event.kind.as_ref();
             let decided = match (event.state, &event.result) {
                 (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
-                (State::Done, Some(result)) => return Some(Answer::Over(result.clone())),
+                (State::Done, Some(result)) if kind.is_some_and(waits_for) => {
+                    return Some(Answer::Over(result.clone()));
+                }
                 (State::Handled, Some(result)) if event.left_to_answer => {
                     return Some(Answer::Result(id, result.clone()));
                 }
                 _ if event.asks_for_no_result() => {
                     return Some(Answer::Over(EventResult::success("event recorded")));
                 }
-                (State::Deferred | State::Dead, _) => true,
+                (State::Done | State::Deferred | State::Dead, _) => true,
                 _ => kind.is_some_and(|kind| !waits_for(kind)),
             };
             if decided {
