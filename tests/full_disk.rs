@@ -59,7 +59,11 @@ async fn while_the_disk_is_full_nothing_is_acknowledged_and_afterwards_it_goes_o
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(crate::support::PATIENCE, recovered).await.expect("it comes back");
+        let recovered = tokio::time::timeout(crate::support::PATIENCE, recovered).await;
+        if recovered.is_err() {
+            let said = process.terminate().1.into_iter().filter(|line| !line.contains("not ready"));
+            panic!("it does not come back: {:#?}", said.collect::<Vec<_>>());
+        }
     }
     for id in ["during", "after"] {
         assert_eq!(ring(id).await.status(), StatusCode::ACCEPTED);

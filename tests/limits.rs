@@ -32,7 +32,7 @@ async fn ask(connection: &mut TcpStream, path: &str) -> u16 {
 #[tokio::test]
 async fn a_request_that_is_too_large_is_told_what_is_too_large() {
     let (_marketplace, receiver) =
-        start("max_url_bytes = 500\nmax_header_bytes = 1000\nmax_body_bytes = 300\nrequest_timeout = \"300ms\"").await;
+        start("max_url_bytes = 500\nmax_header_bytes = 1000\nmax_body_bytes = 300\nrequest_timeout = \"2s\"").await;
     let long = "a".repeat(2000);
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
     let chunked = format!(

@@ -42,7 +42,7 @@ struct Inner {
     /// Nothing while it is being opened again.
     store: Mutex<Option<Arc<SledStore>>>,
     /// It has been opened again.
-    reopened: Notify,
+    turned: Notify,
     /// For those who watch while there is no store.
     watches: Arc<Watches>,
 }
@@ -61,7 +61,7 @@ impl RecoveringStore {
             require_durable,
             durability: store.durability(),
             store: Mutex::new(Some(Arc::new(store))),
-            reopened: Notify::new(),
+            turned: Notify::new(),
             watches: Arc::default(),
         })))
     }
@@ -73,14 +73,21 @@ impl RecoveringStore {
     /// Passes an answer on, and has the store opened again if it has failed for good.
     fn seen<T>(&self, store: &Arc<SledStore>, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(answer, Err(StoreError::Unavailable(_))) && store.has_failed() {
-            let mut slot = self.0.slot();
-            if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, store)) {
-                *slot = None;
-                let inner = Arc::clone(&self.0);
-                tokio::spawn(async move { inner.reopen().await });
-            }
+            self.close(store);
         }
         answer
+    }
+
+    /// Lets go of `store`, unless that was done, and has it opened again.
+    fn close(&self, store: &Arc<SledStore>) {
+        let mut slot = self.0.slot();
+        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, store)) {
+            *slot = None;
+            // Whoever waits for the store to change has to let go of it, or it could never be opened again.
+            self.0.turned.notify_one();
+            let inner = Arc::clone(&self.0);
+            tokio::spawn(async move { inner.reopen().await });
+        }
     }
 }
 
@@ -101,7 +108,7 @@ impl Inner {
             match opened.await {
                 Ok(Ok(store)) => {
                     *self.slot() = Some(Arc::new(store));
-                    self.reopened.notify_one();
+                    self.turned.notify_one();
                     tracing::info!(directory = %self.directory.display(), "the store is open again");
                     return;
                 }
@@ -199,10 +206,10 @@ impl EventStore for RecoveringStore {
             Ok(store) => {
                 tokio::select! {
                     () = store.changed() => {}
-                    () = self.0.reopened.notified() => {}
+                    () = self.0.turned.notified() => {}
                 }
             }
-            Err(_) => self.0.reopened.notified().await,
+            Err(_) => self.0.turned.notified().await,
         }
     }
 
@@ -239,4 +246,23 @@ mod tests {
         let store = crate::store::recovering::RecoveringStore::open(directory.path(), false).expect("opens");
         (store, directory)
     });
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_change_lets_go_of_a_store_that_is_to_be_opened_again() {
+        use crate::store::EventStore;
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = super::RecoveringStore::open(directory.path(), false).expect("opens");
+        // The first change is that it was opened.
+        store.changed().await;
+        let waiting = store.clone();
+        let waiting = tokio::spawn(async move { waiting.changed().await });
+        tokio::task::yield_now().await;
+        let failed = store.store().expect("it is open");
+        store.close(&failed);
+        drop(failed);
+        let patience = std::time::Duration::from_secs(20);
+        tokio::time::timeout(patience, waiting).await.expect("is told").expect("does not panic");
+        tokio::time::timeout(patience, store.changed()).await.expect("is opened");
+        assert_eq!(store.ready().await, Ok(()), "it is open again");
+    }
 }
