@@ -85,7 +85,7 @@ async fn a_request_that_is_too_large_is_told_what_is_too_large() {
 
 #[tokio::test]
 async fn a_head_that_does_not_arrive_is_answered_408_and_counted() {
-    let (_marketplace, receiver) = start("request_timeout = \"200ms\"").await;
+    let (_marketplace, receiver) = start("request_timeout = \"500ms\"").await;
     let mut connection = connect(&receiver.public).await;
     connection.write_all(b"GET /notifications HTTP/1.1\r\nHost: ").await.expect("sent");
     assert_eq!(answer(&mut connection).await.0, 408);

@@ -248,9 +248,10 @@ impl Threshold {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        // A head that does not arrive is answered 408 before any code of ours sees it.
+        // A head that does not arrive is answered 408 before any code of ours sees it, by a coarse clock. Whoever hangs
+        // up at once was no slow client.
         let open_for = self.threshold.clock.now().since(self.since);
-        if *self.requests.get_mut() == 0 && open_for >= self.threshold.limits.request_timeout {
+        if *self.requests.get_mut() == 0 && open_for * 2 >= self.threshold.limits.request_timeout {
             self.threshold.refusals.note(Excess::Slow);
         }
         let mut connections = self.threshold.connections();
