@@ -77,7 +77,9 @@ fn receive_routes(directory: &Path, length: Duration) {
     let mut base = 0;
     for round in 0..=ROUNDS {
         for turn in 0..variants.len() {
-            let number = (round + turn) % variants.len();
+            // Back and forth, so that none always follows the one that leaves most for the disk to do.
+            let step = if round % 2 == 0 { turn } else { variants.len() - turn };
+            let number = (round + step) % variants.len();
             let (variant, first) = (variants[number].clone(), base);
             let address = variant.address;
             let load = run(address, CONNECTIONS, Until::Elapsed(length), Pace::Closed, 202, move |number, out| {

@@ -3,7 +3,7 @@
 mod copy;
 
 use clap::{Args, Subcommand};
-use comfy_table::presets::{UTF8_FULL_CONDENSED, UTF8_HORIZONTAL_ONLY};
+use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 use url::form_urlencoded::Serializer;
@@ -180,7 +180,7 @@ fn print_event(event: &Value, output: Output) -> Result<(), Failure> {
         return print_json(event);
     }
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     for field in [
         "id",
         "eventUrl",

@@ -94,6 +94,7 @@ enum Body {
     Bytes { base64: String },
 }
 
+#[expect(clippy::ref_option, reason = "what serde calls")]
 pub(super) fn write_body<S: Serializer>(body: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
     body.as_ref()
         .map(|bytes| match std::str::from_utf8(bytes) {
