@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
+use jsonwebtoken::Algorithm;
 use reqwest::Client;
 use serde_json::{Value, json};
 
+use crate::support::identity::{IdentityProvider, Signer};
+use crate::support::marketplace::Marketplace;
 use crate::support::process::{Process, doorbell};
 use crate::support::receiver::json as body_of;
 use crate::support::{PATIENCE, configuration};
@@ -417,4 +420,39 @@ fn a_token_of_somebody_elses_is_not_to_be_had_here_and_the_error_says_where() {
         "{}",
         said(&output)
     );
+}
+
+#[tokio::test]
+async fn check_asks_the_identity_providers_too() {
+    let (market, provider) = (Marketplace::start().await, IdentityProvider::start().await);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorbell.toml");
+    let text = configuration(&market.base_url, "memory:");
+    let (before, rest) = text.split_once("[integrations.outbound]").expect("a table");
+    let (_, after) = rest.split_once("[[integrations.marketplaces]]").expect("marketplaces");
+    let base_url = &provider.base_url;
+    let outbound = format!(
+        "[[integrations.outbound]]\nkind = \"jwt\"\nclient_id = \"m\"\nissuer = \"{base_url}\"\naudience = \"us\"\n\
+         [[integrations.outbound]]\nkind = \"introspection\"\nclient_id = \"m\"\n\
+         introspection_url = \"{base_url}/introspect\"\nintrospection_client_id = \"us\"\n\
+         introspection_client_secret = \"s3cret\""
+    );
+    std::fs::write(&path, format!("{before}{outbound}\n[[integrations.marketplaces]]{after}")).expect("written");
+    let check = async || {
+        let file = path.to_str().expect("text").to_owned();
+        tokio::task::spawn_blocking(move || run(&["check", "--config", &file, "--output", "json"], &[]))
+            .await
+            .expect("runs")
+    };
+    let without_keys = check().await;
+    assert_eq!(without_keys.status.code(), Some(1));
+    assert!(said(&without_keys).contains("has no key that a token could be verified with"), "{}", said(&without_keys));
+    provider.publish(&[&Signer::new("key", Algorithm::ES256)]);
+    let good = check().await;
+    assert!(good.status.success(), "{}", said(&good));
+    assert!(said(&good).contains(&format!("1 keys at {base_url}")), "{}", said(&good));
+    provider.with(|books| books.out_of_service = Some(503));
+    let bad = check().await;
+    assert!(said(&bad).contains("/introspect: it answered 503"), "{}", said(&bad));
+    assert!(!said(&bad).contains("s3cret"));
 }

@@ -29,6 +29,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 const PROVEN_FOR: Duration = Duration::from_hours(24);
 /// Addresses that are remembered, of failures and of proofs.
 const TRACKED: usize = 16_384;
+/// Names that are remembered though no client has them.
+const INVENTED: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct Guard {
@@ -39,6 +41,9 @@ pub(super) struct Guard {
 struct Books {
     failures: HashMap<IpAddr, Failures>,
     clients: HashMap<Vec<u8>, Failures>,
+    /// Names that no client has are treated like those that one has, or the difference would tell. There is no end to
+    /// them, so they are kept apart.
+    invented: HashMap<Vec<u8>, Failures>,
     proven: HashMap<(IpAddr, Vec<u8>), Timestamp>,
 }
 
@@ -88,17 +93,21 @@ impl Guard {
     pub(super) fn failed(&self, address: IpAddr, client: &[u8], exists: bool, now: Timestamp) -> Option<Duration> {
         let address = network_of(address);
         let mut books = self.books();
-        let mut is_under_attack = false;
-        // Names that do not exist are not counted: there is no end to them.
-        if exists {
-            let of_client = books.clients.entry(client.to_vec()).or_insert(Failures::none(now));
-            if of_client.is_forgotten(now) {
-                *of_client = Failures::none(now);
+        let names = if exists {
+            &mut books.clients
+        } else {
+            if books.invented.len() >= INVENTED && !books.invented.contains_key(client) {
+                books.invented.clear();
             }
-            of_client.count = of_client.count.saturating_add(1);
-            of_client.latest = now;
-            is_under_attack = of_client.count > UNDER_ATTACK;
+            &mut books.invented
+        };
+        let of_client = names.entry(client.to_vec()).or_insert(Failures::none(now));
+        if of_client.is_forgotten(now) {
+            *of_client = Failures::none(now);
         }
+        of_client.count = of_client.count.saturating_add(1);
+        of_client.latest = now;
+        let is_under_attack = of_client.count > UNDER_ATTACK;
         books.make_room(now);
         let failures = books.failures.entry(address).or_insert(Failures::none(now));
         if failures.is_forgotten(now) {
@@ -229,6 +238,21 @@ mod tests {
         }
         let books = guard.books();
         assert_eq!((books.failures.len(), books.proven.len()), (TRACKED, TRACKED));
-        assert!(books.clients.is_empty(), "a client that does not exist is not counted");
+        assert_eq!((books.clients.len(), books.invented.len()), (0, 1));
+        drop(books);
+        for number in 0..INVENTED + 10 {
+            guard.failed(address(1), number.to_string().as_bytes(), false, NOW);
+        }
+        assert!(guard.books().invented.len() <= INVENTED);
+    }
+
+    #[test]
+    fn whether_a_client_exists_makes_no_difference() {
+        let waits = |exists: bool| {
+            let guard = Guard::default();
+            let numbers = (0..60).chain([100, 100, 100]);
+            numbers.map(|number| guard.failed(address(number), CLIENT, exists, NOW)).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(true), waits(false));
     }
 }

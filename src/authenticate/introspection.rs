@@ -80,6 +80,10 @@ impl Introspector {
         })
     }
 
+    pub(super) const fn integration(&self) -> usize {
+        self.integration
+    }
+
     /// What the provider said of `token` a moment ago.
     pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<Result<Caller, AuthenticationError>> {
         self.good.recall(token, now).map(Ok).or_else(|| self.bad.recall(token, now).map(Err))
@@ -113,7 +117,10 @@ impl Introspector {
         if let Some(verdict) = self.recall(token, now) {
             return verdict;
         }
-        let answer = self.ask(token).await?;
+        let answer = self.ask(token).await.map_err(|reason| {
+            tracing::warn!(url = %self.url, reason, "a token cannot be asked about");
+            AuthenticationError::Unavailable
+        })?;
         let verdict =
             if answer.active { answer.claims.check(&self.rules, now) } else { Err(AuthenticationError::Invalid) };
         match verdict {
@@ -130,11 +137,14 @@ impl Introspector {
         }
     }
 
-    async fn ask(&self, token: &str) -> Result<Answer, AuthenticationError> {
-        let unavailable = |reason: &dyn std::fmt::Display| {
-            tracing::warn!(url = %self.url, %reason, "a token cannot be asked about");
-            AuthenticationError::Unavailable
-        };
+    /// Asks about a token that is none: whether the provider answers us.
+    pub(super) async fn check(&self) -> Result<String, String> {
+        let answered = self.ask("doorbell-check").await.map(|_| format!("{} answers us", self.url));
+        answered.map_err(|reason| format!("{}: {reason}", self.url))
+    }
+
+    /// What the provider says of `token`, or why it says nothing.
+    async fn ask(&self, token: &str) -> Result<Answer, String> {
         let form: String = Serializer::new(String::new())
             .append_pair("token", token)
             .append_pair("token_type_hint", "access_token")
@@ -144,13 +154,13 @@ impl Introspector {
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.into_bytes())
-            .map_err(|error| unavailable(&error))?;
-        let answer = self.egress.call(request).await.map_err(|error| unavailable(&error))?;
+            .map_err(|error| error.to_string())?;
+        let answer = self.egress.call(request).await.map_err(|error| error.to_string())?;
         if answer.status() != http::StatusCode::OK {
-            return Err(unavailable(&answer.status()));
+            return Err(format!("it answered {}", answer.status()));
         }
         // The parser's words could quote the answer, which is not ours to show.
-        serde_json::from_slice(answer.body()).map_err(|_| unavailable(&"the answer is not one of RFC 7662"))
+        serde_json::from_slice(answer.body()).map_err(|_| "its answer is not one of RFC 7662".to_owned())
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {

@@ -254,6 +254,19 @@ impl KeySource {
         self.known().version
     }
 
+    /// Whether the provider has keys that can be used, and where.
+    pub(super) async fn check(&self) -> Result<String, String> {
+        let keys = self.fetch().await.map_err(|error| error.to_string())?;
+        let place = match &self.whereabouts {
+            Whereabouts::Document(url) => url.to_string(),
+            Whereabouts::Discovered { issuer, .. } => issuer.clone(),
+        };
+        if keys.is_empty() {
+            return Err(format!("{place} has no key that a token could be verified with"));
+        }
+        Ok(format!("{} keys at {place}", keys.len()))
+    }
+
     fn known(&self) -> Arc<Known> {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -41,6 +41,10 @@ impl JwtVerifier {
         }
     }
 
+    pub(super) const fn integration(&self) -> usize {
+        self.integration
+    }
+
     /// Who issues the tokens that are verified here.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer

@@ -239,6 +239,18 @@ impl Authenticator {
         &self.challenge
     }
 
+    /// Whether each identity provider answers: which integration's and of what kind, and what was found.
+    pub async fn check(&self) -> Vec<(usize, &'static str, Result<String, String>)> {
+        let mut findings = Vec::new();
+        for verifier in &self.verifiers {
+            findings.push((verifier.integration(), "jwt", verifier.keys().check().await));
+        }
+        for introspector in &self.introspectors {
+            findings.push((introspector.integration(), "introspection", introspector.check().await));
+        }
+        findings
+    }
+
     /// Fetches the keys of identity providers, and again from time to time, until `stop`.
     pub async fn keep_keys_fresh(self: Arc<Self>, stop: CancellationToken) {
         let mut sources: Vec<&Arc<KeySource>> = Vec::new();

@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::health::is_ready;
 use super::{Failure, Output, Source, local_url};
-use crate::app::{integrations, open_store};
+use crate::app::{authenticator, integrations, open_store};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StoreUrl};
+use crate::store::EventStore;
+use crate::store::memory::MemoryStore;
 use crate::store::sled::OpenError;
 
 #[derive(Debug, Args)]
@@ -42,6 +44,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut findings = vec![Finding::of("configuration", Ok(format!("{} integration(s)", config.integrations.len())))];
     findings.push(Finding::of("store", check_store(&config).await));
     findings.extend(check_marketplaces(&config).await);
+    findings.extend(check_providers(&config).await);
 
     match arguments.output {
         Output::Table => {
@@ -101,4 +104,19 @@ async fn check_marketplaces(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether the identity providers answer whose tokens marketplaces show.
+async fn check_providers(config: &Config) -> Vec<Finding> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // Signing keys are none of this check's business, and the store may be in use.
+    let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+    let authenticator = match authenticator(config, &store, &clock).await {
+        Ok(authenticator) => authenticator,
+        Err(error) => return vec![Finding::of("identity providers", Err(error.to_string()))],
+    };
+    let finding = |(place, kind, found): (usize, &str, _)| {
+        Finding::of(format!("{}: outbound {kind}", config.integrations[place].name), found)
+    };
+    authenticator.check().await.into_iter().map(finding).collect()
 }

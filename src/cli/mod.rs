@@ -54,7 +54,7 @@ enum Command {
         after_help = "Example:\n  doorbell serve &\n  doorbell sandbox\n  curl -X POST http://127.0.0.1:8090/simulate/ping"
     )]
     Sandbox(Source),
-    /// Check configuration, store, and each marketplace's token endpoint.
+    /// Check configuration, store, each marketplace's token endpoint, and identity providers.
     #[command(
         after_help = "Example:\n  doorbell check --config config/doorbell.toml\n\nExit code 0 only if all of it holds."
     )]

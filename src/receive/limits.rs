@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -118,6 +118,8 @@ pub(super) struct Threshold {
     refusals: Arc<Refusals>,
     connections: Mutex<Connections>,
     in_flight: AtomicUsize,
+    /// Whether the operator was told of a proxy that is not trusted.
+    warned: AtomicBool,
 }
 
 /// The connections that are open.
@@ -154,6 +156,7 @@ impl Threshold {
             refusals: Arc::default(),
             connections: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -192,6 +195,13 @@ impl Threshold {
         let unknown = IpAddr::from([0, 0, 0, 0]);
         let mut address = request.peer_addr().map_or(unknown, |peer| peer.ip().to_canonical());
         let headers: Vec<_> = request.headers().get_all("x-forwarded-for").collect();
+        if !headers.is_empty() && !self.is_trusted(address) && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %address,
+                "a request has X-Forwarded-For, and came from no trusted proxy; if it is your proxy, name it in \
+                 server.trusted_proxies, or its callers all count as one"
+            );
+        }
         let hops = headers.iter().rev().flat_map(|header| header.to_str().unwrap_or("?").rsplit(','));
         for hop in hops {
             // What stands left of a stranger's address, the stranger may have written.

@@ -94,7 +94,7 @@ fn a_damaged_store_is_an_error_that_says_what_to_do() {
     let config = directory.path().join(DATABASE).join("conf");
     std::fs::write(config, b"this is no sled configuration").expect("overwritten");
     let error = SledStore::open(directory.path(), false).expect_err("damaged");
-    assert!(error.to_string().contains("restore a backup"), "{error}");
+    assert!(error.to_string().contains("doorbell events import"), "{error}");
 }
 
 #[test]
