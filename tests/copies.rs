@@ -124,3 +124,23 @@ async fn a_backup_of_a_running_receiver_brings_everything_back_and_runs_nothing_
     let unknown = events(&new, &["show", "../keys"], &admin);
     assert!(said(&unknown).contains("there is no event with this id"), "{}", said(&unknown));
 }
+
+#[test]
+fn what_can_be_read_is_copied_though_something_cannot() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (data, file, copy) =
+        (directory.path().join("data"), directory.path().join("doorbell.toml"), directory.path().join("copy.ndjson"));
+    let text = configuration("http://127.0.0.1:1", &format!("sled:{}", data.display()));
+    std::fs::write(&file, text).expect("written");
+    let export = || events(&file, &["export", "--offline", "--to", copy.to_str().expect("text")], "127.0.0.1:1");
+    assert!(export().status.success(), "an empty store");
+    let database = sled::open(data.join("sled")).expect("opens");
+    database.insert([b"e".as_slice(), &7_u64.to_be_bytes()].concat(), b"no record".as_slice()).expect("written");
+    database.flush().expect("flushed");
+    drop(database);
+    std::fs::remove_file(&copy).expect("removed");
+    let output = export();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("event number 7 is not in the copy"), "{}", said(&output));
+    assert!(std::fs::read_to_string(&copy).expect("it is there").contains("\"end\":true"));
+}

@@ -188,9 +188,10 @@ impl Issuer {
         now: Timestamp,
     ) -> Result<usize, TokenRefused> {
         let too_many = |retry_after| TokenRefused::TooManyFailures { retry_after };
-        guard.admit(address, &credentials.name, now).map_err(too_many)?;
         // RFC 6749 §2.3.1 wants each half form-encoded before it is joined; many clients send them as they are.
         let decoded = credentials.form_decoded();
+        let admit = |name: &[u8]| guard.admit(address, name, now);
+        admit(&credentials.name).or_else(|_| admit(&decoded.name)).map_err(too_many)?;
         let found = [credentials, &decoded].into_iter().find_map(|given| {
             proven(&self.clients, &given.name, given.password.expose_secret()).map(|client| client.id.as_bytes())
         });

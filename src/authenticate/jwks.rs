@@ -292,7 +292,7 @@ impl KeySource {
         if !base.shares_origin_with(endpoint.base()) {
             let jwks_uri = &discovery.jwks_uri;
             return Err(unusable(format!(
-                "jwks_uri {jwks_uri} is not at the issuer, and only what is configured is called; if it is right, write \
+                "jwks_uri {jwks_uri:?} is not at the issuer, and only what is configured is called; if it is right, write \
                  jwks_url = {jwks_uri:?}"
             )));
         }

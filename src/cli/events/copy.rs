@@ -63,21 +63,37 @@ impl Export {
             From::Receiver(Office::of(&config)?)
         };
         let Some(file) = &self.to else {
-            return copy(&from, &mut BufWriter::new(std::io::stdout().lock())).await.map(|_| ());
+            return copy(&from, &mut BufWriter::new(std::io::stdout().lock())).await?.verdict();
         };
         let failed = |error: std::io::Error| Failure::Command(format!("{} cannot be written: {error}", file.display()));
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let partial = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-        let events = copy(&from, &mut BufWriter::new(partial.as_file())).await?;
+        let copied = copy(&from, &mut BufWriter::new(partial.as_file())).await?;
         partial.as_file().sync_all().map_err(failed)?;
         partial.persist(file).map_err(|error| failed(error.error))?;
-        eprintln!("doorbell: {events} events in {}", file.display());
-        Ok(())
+        eprintln!("doorbell: {} events in {}", copied.events, file.display());
+        copied.verdict()
     }
 }
 
-/// Writes a whole copy, and says how many events it has. What cannot be read is named, and the rest copied all the same.
-async fn copy(from: &From, out: &mut impl Write) -> Result<u64, Failure> {
+/// What a copy has, and has not.
+struct Copied {
+    events: u64,
+    unreadable: u64,
+}
+
+impl Copied {
+    /// A copy that lacks events is better than none, and no success.
+    fn verdict(&self) -> Result<(), Failure> {
+        match self.unreadable {
+            0 => Ok(()),
+            unreadable => Err(Failure::Command(format!("{unreadable} events cannot be read and are not in the copy"))),
+        }
+    }
+}
+
+/// Writes a whole copy. What cannot be read is named, and the rest copied all the same.
+async fn copy(from: &From, out: &mut impl Write) -> Result<Copied, Failure> {
     let mut write = |line: Line| {
         let text = line.into_text().map_err(Failure::because)?;
         writeln!(out, "{text}").map_err(|error| Failure::Command(format!("the copy cannot be written: {error}")))
@@ -99,7 +115,7 @@ async fn copy(from: &From, out: &mut impl Write) -> Result<u64, Failure> {
     }
     write(Line::End(events))?;
     out.flush().map_err(|error| Failure::Command(format!("the copy cannot be written: {error}")))?;
-    if unreadable > 0 { Err(Failure::Command(format!("{unreadable} events are not in the copy"))) } else { Ok(events) }
+    Ok(Copied { events, unreadable })
 }
 
 impl Import {

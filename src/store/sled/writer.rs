@@ -300,9 +300,8 @@ impl Writer {
             }
             let sequence = self.next;
             self.next += 1;
-            if let Some(body) = body {
-                self.put_body(group, sequence, &body)?;
-            }
+            // Without one too: an import that was cut off may have left another event's under its keys.
+            self.put_body(group, sequence, body.as_deref().unwrap_or_default())?;
             self.leave_account(group, sequence, &record.integration, record.account_effect())?;
             if record.state.is_unfinished() {
                 group.put(key(IN_PROGRESS, sequence), encoded);
