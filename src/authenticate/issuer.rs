@@ -352,8 +352,12 @@ mod tests {
     }
 
     fn config(outbound: &str) -> Config {
+        config_of("marketplace", outbound)
+    }
+
+    fn config_of(client: &str, outbound: &str) -> Config {
         Config::from_toml(&format!(
-            "[[integrations]]\nname = \"a\"\n[integrations.outbound]\nkind = \"oauth2\"\nclient_id = \"marketplace\"\n\
+            "[[integrations]]\nname = \"a\"\n[integrations.outbound]\nkind = \"oauth2\"\nclient_id = \"{client}\"\n\
              client_secret = \"change-me\"\n{outbound}\n[[integrations.marketplaces]]\nbase_url = \
              \"http://127.0.0.1:8090\"\n[integrations.marketplaces.inbound]\nclient_id = \"v\"\nclient_secret = \"s\"\n"
         ))
@@ -381,6 +385,20 @@ mod tests {
             let refused = issuer.issue(&credentials(id, secret), &request, (&Guard::default(), HERE), NOW);
             assert_eq!(refused.err(), Some(TokenRefused::Client), "{id}:{secret}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_its_name_form_encoded_does_not_wait_for_strangers_either() {
+        let issuer = open(&Arc::default(), &config_of("a b", ""), NOW).await;
+        let guard = Guard::default();
+        let ask = |id: &str, secret: &str| {
+            issuer.issue(&credentials(id, secret), &TokenRequest::default(), (&guard, HERE), NOW).is_ok()
+        };
+        assert!(ask("a+b", "change-me"));
+        for _ in 0..20 {
+            assert!(!ask("a+b", "guess"));
+        }
+        assert!(ask("a+b", "change-me"));
     }
 
     #[tokio::test]
