@@ -130,11 +130,22 @@ fn door(directory: &Path, length: Duration) {
     let history: u32 = variable("DOORBELL_BENCH_HISTORY", 100_000);
     let old = directory.join("history");
     fill(&old, history);
+    let on_disk = bytes_below(&old);
+
+    println!("\nserve on {history} finished events:");
+    // The first one reads the log, since nobody has opened the store after all that was written to it.
+    for start in ["ready after        ", "ready after again  "] {
+        let whole = receiver(&old, "http://127.0.0.1:9");
+        println!("{start}{:>6} ms  (at most 3000)", whole.ready.as_millis());
+        println!("memory             {:>6.1} MB", whole.served.memory().0);
+        drop(whole);
+    }
+    let recorded = bytes_recorded(&old);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let amplification = on_disk as f64 / recorded as f64;
+    println!("bytes on disk / recorded {amplification:>6.2}  (at most 3), {} MB of {}", on_disk >> 20, recorded >> 20);
 
     let whole = receiver(&old, "http://127.0.0.1:9");
-    println!("\nserve on {history} finished events:");
-    println!("ready after        {:>6} ms  (at most 3000)", whole.ready.as_millis());
-    println!("memory             {:>6.1} MB", whole.served.memory().0);
     whole.notify("http://127.0.0.1:9", Until::Requests(20_000), Pace::Closed);
     println!("after 20000 more   {:>6.1} MB  (at most 250)", whole.served.memory().0);
     drop(whole);
@@ -229,12 +240,7 @@ fn fill(directory: &Path, events: u32) {
         }
     });
     drop(store);
-    let on_disk = bytes_below(directory);
-    let recorded = bytes_recorded(directory);
     println!("\n{events} events recorded and finished in {:.0} s", started.elapsed().as_secs_f64());
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let amplification = on_disk as f64 / recorded as f64;
-    println!("bytes on disk / recorded {amplification:>6.2}  (at most 3), {} MB of {}", on_disk >> 20, recorded >> 20);
 }
 
 /// Bytes of the records and bodies in a store.

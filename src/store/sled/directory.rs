@@ -57,6 +57,20 @@ pub enum OpenError {
         /// What was found.
         reason: String,
     },
+    /// Another version of this program laid it out.
+    #[error(
+        "the event store in {directory:?} has layout {found}, and this doorbell reads layout {known}; write a copy with the \
+         doorbell that made it (`doorbell events export --offline --to FILE`), and take that into a new directory with \
+         `doorbell events import FILE`"
+    )]
+    Layout {
+        /// The data directory.
+        directory: PathBuf,
+        /// Its layout.
+        found: String,
+        /// The layout that is read.
+        known: String,
+    },
     /// `store.require_durable` is set, and the file system cannot promise it.
     #[error(
         "the file system of {directory:?} has no synchronous-write attributes, and store.require_durable is set; put \
@@ -108,9 +122,9 @@ impl DataDirectory {
         match layout.as_deref() {
             Some(LAYOUT) => {}
             Some(other) => {
-                let version = String::from_utf8_lossy(other);
-                let known = String::from_utf8_lossy(LAYOUT);
-                return Err(damaged(format!("it has layout {version}, and this doorbell knows layout {known} only")));
+                let found = String::from_utf8_lossy(other).into_owned();
+                let known = String::from_utf8_lossy(LAYOUT).into_owned();
+                return Err(OpenError::Layout { directory: directory.to_owned(), found, known });
             }
             None if marker.exists() => {
                 return Err(damaged("it held events before and is empty now".to_owned()));

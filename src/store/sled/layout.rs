@@ -5,8 +5,10 @@
 //! | `p` sequence | the record (see `codec`) of an event that is in progress |
 //! | `e` sequence | the record of an event that has ended: done, deferred or dead |
 //! | `b` sequence, chunk | the body as received, in pieces of at most 4 KiB, beside the record so that a change of state does not rewrite it |
-//! | `i` bucket, page | where events that have ended are by their ids, see `index` |
-//! | `a` bucket, page | how accounts stand by digests of their names, see `index` |
+//! | `j` number | entries of the index, which says where events that have ended are and how accounts stand (see `index`), as they come |
+//! | `r` run | a sorted run of such entries: what is known of it |
+//! | `i` run, name | its entries from this name on, 4 KiB at most |
+//! | `f` run, piece | its filter |
 //! | `s` name | a secret |
 //! | `n` moment, nonce | a nonce that was used, and may be forgotten from that moment on |
 //! | `v` | version of this layout |
@@ -29,7 +31,7 @@ use crate::event::EventRecord;
 /// Records that are read at a time when all are.
 const STRETCH: usize = 128;
 /// Version of the key layout.
-pub(super) const LAYOUT: &[u8] = b"3";
+pub(super) const LAYOUT: &[u8] = b"4";
 pub(super) const LAYOUT_KEY: &[u8] = b"v";
 /// Prefix of the records of events in progress.
 pub(super) const IN_PROGRESS: u8 = b'p';

@@ -7,18 +7,17 @@
 //! None of those behind the last flush was acknowledged, so it is enough that every write is safe to find without the
 //! ones after it:
 //!
-//! - an index entry comes before the record of the event's end, and counts only if the record it leads to has its
-//!   event's id;
-//! - how an account stands comes before the record of the step that left it so: that step is taken again, and leaves
-//!   it so again;
+//! - what a group adds to the index comes before all else of it. That an event has ended counts only if the record it
+//!   leads to has its id; how an account stands is left so again when the step that left it so is taken again;
 //! - a body comes before the record that says it was read, and replaces whatever was left under its keys;
-//! - of an event that is removed the body goes first, then the record, then its index entry;
+//! - of an event that is removed the body goes first, then the record; its index entry leads nowhere from then on;
 //! - where a record stands both among the ended and in progress, the ended one counts: either the other was about to
 //!   be removed, or it was an amendment that nobody was told of.
 //!
 //! sled's own batches would do the same at the price of two more synchronous writes each.
 
 mod directory;
+mod group;
 mod index;
 mod layout;
 #[cfg(test)]
@@ -38,7 +37,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::directory::DataDirectory;
 pub use self::directory::OpenError;
-use self::index::{Bucket, Name, Pending, Standing};
+use self::index::{Index, IndexWriter, Name, Sizes, Standing, event_place};
 use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, oldest_first, stored_record, unfinished};
 use self::writer::{Write, Writer};
 use super::agenda::Agenda;
@@ -56,6 +55,7 @@ const QUEUE: usize = 4096;
 #[derive(Debug)]
 pub struct SledStore {
     tree: Tree,
+    index: Index,
     agenda: Arc<Mutex<Agenda>>,
     changed: Arc<Notify>,
     watches: Arc<Watches>,
@@ -76,12 +76,18 @@ impl SledStore {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(directory: &Path, require_durable: bool) -> Result<Self, OpenError> {
+        Self::open_with(directory, require_durable, Sizes::default())
+    }
+
+    fn open_with(directory: &Path, require_durable: bool, sizes: Sizes) -> Result<Self, OpenError> {
         let DataDirectory { db, log, durability, lock } = DataDirectory::open(directory, require_durable)?;
         let tree: Tree = (*db).clone();
         let damaged =
             |error: StoreError| OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() };
         let agenda = unfinished(&tree).map_err(damaged)?;
         let next = next_sequence(&tree).map_err(damaged)?;
+        let index_writer = IndexWriter::open(&tree, sizes).map_err(damaged)?;
+        let index = index_writer.reader();
         let agenda = Arc::new(Mutex::new(agenda));
         let changed = Arc::new(Notify::new());
         changed.notify_one();
@@ -91,6 +97,7 @@ impl SledStore {
         let thread = Writer {
             db,
             tree: tree.clone(),
+            index: index_writer,
             log,
             durability,
             next,
@@ -106,6 +113,7 @@ impl SledStore {
             .map_err(|source| OpenError::Directory { directory: directory.to_owned(), source })?;
         Ok(Self {
             tree,
+            index,
             agenda,
             changed,
             watches,
@@ -162,7 +170,7 @@ impl SledStore {
     }
 
     fn find(&self, id: EventId) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
-        find(&self.tree, &self.agenda, id)
+        find(&self.tree, &self.index, &self.agenda, id)
     }
 }
 
@@ -256,8 +264,8 @@ impl EventStore for SledStore {
 
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
         let name = Name::of_account(integration, account);
-        let number = Bucket::load(&self.tree, &Pending::new(), name)?.numbers().first().copied();
-        let Some(Standing { sequence, status }) = number.map(Standing::from_number) else { return Ok(None) };
+        let standing = self.index.get(name)?.and_then(Standing::from_number);
+        let Some(Standing { sequence, status }) = standing else { return Ok(None) };
         match status {
             Some(status) => Ok(Some(status)),
             None => Ok(stored_record(&self.tree, sequence)?.and_then(|record| record.status_on_success)),
@@ -328,19 +336,21 @@ impl EventStore for SledStore {
 }
 
 /// The event with this id: in progress by the agenda, or ended by the index.
-fn find(tree: &Tree, agenda: &Mutex<Agenda>, id: EventId) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
+fn find(
+    tree: &Tree,
+    index: &Index,
+    agenda: &Mutex<Agenda>,
+    id: EventId,
+) -> Result<Option<(Sequence, EventRecord)>, StoreError> {
     // An event that ends between the two looks is in the index before it leaves the agenda.
     let in_progress = lock(agenda).sequence(id);
-    let places = match in_progress {
-        Some(sequence) => vec![sequence],
-        None => Bucket::load(tree, &Pending::new(), Name::of_event(id))?.numbers(),
+    let place = match in_progress {
+        Some(sequence) => Some(sequence),
+        None => index.get(Name::of_event(id))?.and_then(event_place),
     };
-    for sequence in places {
-        if let Some(record) = stored_record(tree, sequence)?.filter(|record| record.id == id) {
-            return Ok(Some((sequence, record)));
-        }
-    }
-    Ok(None)
+    let Some(sequence) = place else { return Ok(None) };
+    let record = stored_record(tree, sequence)?.filter(|record| record.id == id);
+    Ok(record.map(|record| (sequence, record)))
 }
 
 fn lock(agenda: &Mutex<Agenda>) -> MutexGuard<'_, Agenda> {

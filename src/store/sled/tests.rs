@@ -15,8 +15,41 @@ crate::store::conformance::conformance!({
     (store, directory)
 });
 
+/// A store whose index does sooner what it does otherwise after many thousand events.
 fn open(directory: &Path) -> SledStore {
-    SledStore::open(directory, false).expect("opens")
+    SledStore::open_with(directory, false, Sizes { recent: 2, merged: 2 }).expect("opens")
+}
+
+/// Records an event and works it off.
+async fn finish(store: &SledStore, token: &str, seconds: i64) {
+    store.record(&notification(token), at(seconds)).await.expect("recorded");
+    let claim = store.claim(LEASE, at(seconds), &[]).await.expect("answers").expect("the event");
+    let advanced = store.advance(claim, fetched(None, b"{}"), LEASE, at(seconds)).await.expect("fetched");
+    let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
+    store.settle(claim, Settlement::Done(None), at(seconds)).await.expect("settled");
+}
+
+#[tokio::test]
+async fn events_are_known_for_as_long_as_they_are_kept_and_leave_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for number in 0..100 {
+        finish(&store, &format!("old-{number}"), number).await;
+    }
+    while store.prune(at(90), 64).await.expect("pruned") > 0 {}
+    // An entry goes when it is merged, and it is merged as others come.
+    for number in 100..400 {
+        finish(&store, &format!("new-{number}"), number).await;
+    }
+    for number in 0..400 {
+        let token = if number < 100 { format!("old-{number}") } else { format!("new-{number}") };
+        let event = store.event(notification(&token).id()).await.expect("answers");
+        assert_eq!(event.is_some(), number >= 90, "{token}");
+    }
+    let left = |name: &str| store.index.get(Name::of_event(notification(name).id())).expect("read").is_some();
+    let (old, kept) = (0..90, 90..100);
+    assert_eq!(old.filter(|number| left(&format!("old-{number}"))).count(), 0);
+    assert_eq!(kept.filter(|number| left(&format!("old-{number}"))).count(), 10);
 }
 
 #[tokio::test]
@@ -95,6 +128,16 @@ fn a_damaged_store_is_an_error_that_says_what_to_do() {
     std::fs::write(config, b"this is no sled configuration").expect("overwritten");
     let error = SledStore::open(directory.path(), false).expect_err("damaged");
     assert!(error.to_string().contains("doorbell events import"), "{error}");
+}
+
+#[test]
+fn a_store_of_another_layout_is_refused_with_the_way_out() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    store.tree.insert(LAYOUT_KEY, b"3").expect("written");
+    drop(store);
+    let error = SledStore::open(directory.path(), false).expect_err("another layout").to_string();
+    assert!(error.contains("layout 3, and this doorbell reads layout 4; write a copy"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! The one thread that writes.
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -15,8 +14,9 @@ use super::super::{
     Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, StoredEvent, codec,
 };
 use super::directory::flush;
-use super::index::{Bucket, Name, PageKey, Pending, Standing};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, SECRET, key, sequence_of};
+use super::group::{Group, answer, nonce_key, refuse, secret_key};
+use super::index::{Entry, IndexWriter, Name, Sink, Standing, event_place};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, key, sequence_of};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
 use crate::event::{AccountChange, Change, EventId, EventRecord, State};
@@ -27,9 +27,6 @@ const BATCH: usize = 1024;
 const BUSY: usize = 8;
 /// How long the writer then waits for them: a larger group costs hardly more than a small one.
 const GATHER: Duration = Duration::from_micros(120);
-
-/// Bytes of a nonce's key.
-const NONCE_KEY: usize = 1 + 8 + 16;
 /// Nonces whose time is over that are removed with each new one: more than come, so that they do not gather.
 const FORGOTTEN_AT_ONCE: usize = 4;
 
@@ -50,6 +47,7 @@ pub(super) enum Write {
 pub(super) struct Writer {
     pub(super) db: Db,
     pub(super) tree: Tree,
+    pub(super) index: IndexWriter,
     pub(super) log: PathBuf,
     pub(super) durability: Durability,
     pub(super) next: Sequence,
@@ -60,26 +58,6 @@ pub(super) struct Writer {
     pub(super) watches: Arc<Watches>,
     pub(super) failure: Arc<OnceLock<StoreError>>,
 }
-
-/// Writes that become durable together, and what to do once they are.
-#[derive(Default)]
-struct Group {
-    /// Keys and their new values, in the order in which they are written; nothing for a key that goes.
-    writes: Vec<(IVec, Option<IVec>)>,
-    /// Pages of the index as this group leaves them.
-    index: Pending,
-    /// Records as this group leaves them.
-    records: HashMap<Sequence, Arc<EventRecord>>,
-    sequences: HashMap<EventId, Sequence>,
-    secrets: HashMap<String, SecretSlice<u8>>,
-    nonces: HashSet<[u8; NONCE_KEY]>,
-    /// Events that this group removes.
-    pruned: HashSet<Sequence>,
-    answers: Vec<Answer>,
-}
-
-/// Called with whether the group is durable.
-type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
 
 impl Writer {
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
@@ -112,34 +90,60 @@ impl Writer {
             }
             drop(agenda);
             self.changed.notify_one();
+            let tended = self.tend_index(group.entries.len());
+            if let Err(error) = self.fail_for_ever(tended) {
+                tracing::error!(%error, "the index could not be tended");
+            }
         }
     }
 
     /// Makes a group durable. Once that has failed it fails for ever: the log may have a hole, behind which nothing
     /// that is written later would be found again.
-    fn commit(&self, group: &mut Group) -> Result<(), StoreError> {
+    fn commit(&mut self, group: &mut Group) -> Result<(), StoreError> {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
         if group.writes.is_empty() {
             return Ok(());
         }
-        let applied = self.apply(std::mem::take(&mut group.writes));
-        let durable = applied.and_then(|()| flush(&self.db, &self.log, self.durability));
-        durable.inspect_err(|error| {
+        let durable = self.apply(group).and_then(|()| flush(&self.db, &self.log, self.durability));
+        self.fail_for_ever(durable)?;
+        self.index.show(&group.entries);
+        Ok(())
+    }
+
+    fn fail_for_ever(&self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+        outcome.inspect_err(|error| {
             let _ = self.failure.set(error.clone());
         })
     }
 
-    fn apply(&self, writes: Vec<(IVec, Option<IVec>)>) -> Result<(), StoreError> {
-        for (key, value) in writes {
-            let applied = match value {
-                Some(value) => self.tree.insert(key, value),
-                None => self.tree.remove(key),
-            };
-            applied.map_err(failed)?;
+    fn apply(&mut self, group: &mut Group) -> Result<(), StoreError> {
+        let tree = self.tree.clone();
+        self.write_out(group, &mut |key, value| write(&tree, key, value))
+    }
+
+    /// Everything that a group writes, in the order that a crash may cut.
+    fn write_out(&mut self, group: &mut Group, write: Sink<'_>) -> Result<(), StoreError> {
+        self.index.journal(&group.entries, write)?;
+        group.writes.drain(..).try_for_each(|(key, value)| write(key, value))
+    }
+
+    /// Lets the index do its share of work for so many entries. What that writes becomes durable with the next group:
+    /// nothing is lost without it.
+    fn tend_index(&mut self, entries: usize) -> Result<(), StoreError> {
+        if entries == 0 || self.failure.get().is_some() {
+            return Ok(());
         }
-        Ok(())
+        let tree = self.tree.clone();
+        // All that has ended and lies before this waits for somebody.
+        let oldest = tree.range(key(ENDED, self.kept_to)..key(ENDED, Sequence::MAX)).keys().next();
+        let oldest = oldest.transpose().map_err(failed)?.map_or(self.next, |key| sequence_of(&key));
+        let gone = |number| match event_place(number) {
+            Some(sequence) if sequence < oldest => Ok(!tree.contains_key(key(ENDED, sequence)).map_err(failed)?),
+            _ => Ok(false),
+        };
+        self.index.tend(entries, &gone, &mut |key, value| write(&tree, key, value))
     }
 
     fn prepare(&mut self, group: &mut Group, write: Write) {
@@ -306,7 +310,7 @@ impl Writer {
             if record.state.is_unfinished() {
                 group.put(key(IN_PROGRESS, sequence), encoded);
             } else {
-                self.end(group, sequence, record.id, encoded)?;
+                group.end(sequence, record.id, encoded);
             }
             let record = Arc::new(record);
             group.leave(sequence, Arc::clone(&record));
@@ -330,21 +334,10 @@ impl Writer {
         if claim.record.state.is_unfinished() {
             group.put(key(IN_PROGRESS, claim.sequence), encoded);
         } else {
-            self.end(group, claim.sequence, claim.record.id, encoded)?;
+            group.end(claim.sequence, claim.record.id, encoded);
         }
         group.leave(claim.sequence, Arc::new(claim.record.clone()));
         Ok(claim)
-    }
-
-    /// Moves an event from those in progress to those that have ended.
-    fn end(&self, group: &mut Group, sequence: Sequence, id: EventId, encoded: Vec<u8>) -> Result<(), StoreError> {
-        let bucket = Bucket::load(&self.tree, &group.index, Name::of_event(id))?;
-        if !bucket.numbers().contains(&sequence) {
-            group.put_page(bucket.with(sequence));
-        }
-        group.put(key(ENDED, sequence), encoded);
-        group.remove(&key(IN_PROGRESS, sequence));
-        Ok(())
     }
 
     /// Writes how a step leaves the event's account, unless a later event has been there.
@@ -356,11 +349,11 @@ impl Writer {
         change: Option<AccountChange>,
     ) -> Result<(), StoreError> {
         let Some(AccountChange { account, status }) = change else { return Ok(()) };
-        let bucket = Bucket::load(&self.tree, &group.index, Name::of_account(integration, &account))?;
-        let known = bucket.numbers().first().copied().map(Standing::from_number);
-        if known.is_none_or(|known| known.sequence <= sequence) {
+        let name = Name::of_account(integration, &account);
+        let number = group.number(name).map_or_else(|| self.index.get(name), |number| Ok(Some(number)))?;
+        if number.and_then(Standing::from_number).is_none_or(|known| known.sequence <= sequence) {
             let standing = Standing { sequence, status: Some(status) };
-            group.put_page(bucket.with_only(standing.to_number()));
+            group.enter(Entry { name, number: standing.to_number() });
         }
         Ok(())
     }
@@ -383,7 +376,7 @@ impl Writer {
             group.remove(&key(ENDED, sequence));
         } else if lock(&self.agenda).seize(sequence) {
             self.leave_account(group, sequence, &record.integration, account)?;
-            self.end(group, sequence, record.id, encoded)?;
+            group.end(sequence, record.id, encoded);
         } else {
             return Err(StoreError::Held);
         }
@@ -417,9 +410,6 @@ impl Writer {
                 group.remove(&chunk.map_err(failed)?);
             }
             group.remove(&ended);
-            for page in Bucket::load(&self.tree, &group.index, Name::of_event(record.id))?.without(sequence) {
-                group.put_page(page);
-            }
             group.pruned.insert(sequence);
             removed += 1;
         }
@@ -501,72 +491,24 @@ impl Writer {
         if let Some(sequence) = group.sequences.get(&id) {
             return Ok(Some((*sequence, Arc::clone(&group.records[sequence]))));
         }
-        let found = find(&self.tree, &self.agenda, id)?.filter(|(sequence, _)| !group.pruned.contains(sequence));
+        let found = find(&self.tree, &self.index.reader(), &self.agenda, id)?
+            .filter(|(sequence, _)| !group.pruned.contains(sequence));
         Ok(found.map(|(sequence, record)| (sequence, Arc::new(record))))
     }
 }
 
-fn secret_key(name: &str) -> Vec<u8> {
-    [&[SECRET], name.as_bytes()].concat()
-}
-
-/// In order of the moments, so that those that may be forgotten lie together.
-fn nonce_key(until: Timestamp, nonce: [u8; 16]) -> [u8; NONCE_KEY] {
-    let mut key = [NONCE; NONCE_KEY];
-    key[1..9].copy_from_slice(&u64::try_from(until.as_millis()).unwrap_or(0).to_be_bytes());
-    key[9..].copy_from_slice(&nonce);
-    key
-}
-
-impl Group {
-    fn put_secret(&mut self, name: &str, secret: SecretSlice<u8>) {
-        self.put(secret_key(name), secret.expose_secret());
-        self.secrets.insert(name.to_owned(), secret);
-    }
-
-    /// Notes how this group leaves an event.
-    fn leave(&mut self, sequence: Sequence, record: Arc<EventRecord>) {
-        self.sequences.insert(record.id, sequence);
-        self.records.insert(sequence, record);
-    }
-
-    fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<IVec>) {
-        self.writes.push((key.as_ref().into(), Some(value.into())));
-    }
-
-    fn put_page(&mut self, (key, page): (PageKey, IVec)) {
-        if page.is_empty() {
-            self.remove(&key);
-        } else {
-            self.put(key, page.clone());
-        }
-        self.index.insert(key, page);
-    }
-
-    fn remove(&mut self, key: &[u8]) {
-        self.writes.push((key.into(), None));
-    }
-}
-
-/// Tells what was prepared once it is durable, or at once why it was not.
-fn answer<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreError>>, prepared: Result<T, StoreError>) -> Answer {
-    match prepared {
-        Ok(value) => Box::new(move |durable, _| {
-            let _ = reply.send(durable.map(|()| value));
-        }),
-        Err(error) => refuse(reply, error),
-    }
-}
-
-fn refuse<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreError>>, error: StoreError) -> Answer {
-    Box::new(move |_, _| {
-        let _ = reply.send(Err(error));
-    })
+fn write(tree: &Tree, key: IVec, value: Option<IVec>) -> Result<(), StoreError> {
+    let written = match value {
+        Some(value) => tree.insert(key, value),
+        None => tree.remove(key),
+    };
+    written.map(drop).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::SledStore;
+    use super::super::index::Sizes;
     use super::super::layout::next_sequence;
     use super::*;
     use crate::store::conformance::{LEASE, at, fetched, notification};
@@ -577,6 +519,7 @@ mod tests {
         Writer {
             db: sled::Config::new().temporary(true).open().expect("opens"),
             tree: store.tree.clone(),
+            index: IndexWriter::open(&store.tree, Sizes::default()).expect("opens"),
             log: PathBuf::new(),
             durability: Durability::Memory,
             next: next_sequence(&store.tree).expect("a number"),
@@ -650,10 +593,14 @@ mod tests {
                     _ => writer.prepare_prune(&mut group, at(3), 10).map(drop),
                 }
                 .expect("prepared");
-                let cut = std::mem::take(&mut group.writes);
-                let is_whole = applied >= cut.len();
-                writer.apply(cut.into_iter().take(applied).collect()).expect("applied");
-                drop((writer, store));
+                let mut left: usize = applied;
+                let tree = store.tree.clone();
+                let written = writer.write_out(&mut group, &mut |key, value| {
+                    left = left.checked_sub(1).ok_or(StoreError::Overloaded)?;
+                    write(&tree, key, value)
+                });
+                let is_whole = written.is_ok();
+                drop((writer, store, tree));
 
                 let store = SledStore::open(directory.path(), false).expect("opens");
                 let event = store.event(id).await.expect("answers");
