@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench soak` runs `doorbell serve` and `doorbell sandbox`, lets the sandbox make a thousand events
 //! happen each second, and shows the receiver's memory, open files and store as time goes on. In the end every event
-//! must be done. `DOORBELL_SOAK_SECONDS` is its length (default 10, the long form is 900).
+//! must be done. `DOORBELL_SOAK_SECONDS` is its length (default 10, the long form is 900), and `DOORBELL_SOAK_KEEP` is
+//! `store.keep` (default 400d; with `2m` the long form shows what a store of one size costs).
 
 #![allow(clippy::expect_used, clippy::panic, unreachable_pub, reason = "a benchmark fails by panicking")]
 
@@ -28,7 +29,9 @@ fn main() {
     let place = std::env::var("DOORBELL_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
     let directory = tempfile::tempdir_in(place).expect("a directory to write in");
     let [public, admin, market] = [free(), free(), free()];
+    let keep = std::env::var("DOORBELL_SOAK_KEEP").unwrap_or_else(|_| "400d".to_owned());
     let variables = [
+        ("DOORBELL__STORE__KEEP", keep),
         ("DOORBELL__SERVER__LISTEN", public.to_string()),
         ("DOORBELL__SERVER__PUBLIC_URL", format!("http://{public}")),
         ("DOORBELL__ADMIN__LISTEN", admin.to_string()),
