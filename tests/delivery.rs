@@ -15,6 +15,7 @@ use doorbell::{EventHandler, Handled, HandlerError, Outcome, retry};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::support::configuration;
 use crate::support::marketplace::{Marketplace, Twist};
@@ -301,6 +302,48 @@ async fn the_body_decides_which_method_runs_whatever_the_route_said() {
         let has_result = usize::from(method != "subscription_notice");
         assert_eq!(marketplace.seen("1").taken.len(), has_result, "{body}");
     }
+}
+
+/// Two events of one account: the customer is warned, and then cancels.
+fn warned_and_cancelled(marketplace: &Marketplace) -> [String; 2] {
+    let payload = json!({"account": {"accountIdentifier": "a"}, "notice": {"type": "UPCOMING_INVOICE"}});
+    [("1", "SUBSCRIPTION_NOTICE"), ("2", "SUBSCRIPTION_CANCEL")]
+        .map(|(id, kind)| marketplace.event(id, &json!({"type": kind, "payload": payload})))
+}
+
+#[tokio::test]
+async fn events_of_an_account_run_in_order_of_receipt_whichever_body_comes_first() {
+    let handler = Noting::default();
+    let (marketplace, receiver) = start(handler.clone()).await;
+    let gate = Arc::new(Semaphore::new(0));
+    marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    let [warned, cancelled] = warned_and_cancelled(&marketplace);
+    receiver.notify("/notify", &warned).await;
+    marketplace.until("the first is being read", |books| books.events["1"].reads == 1).await;
+    receiver.notify("/cancel", &cancelled).await;
+    receiver.until_state("fetched").await;
+    gate.add_permits(1);
+    marketplace.until_settled("2").await;
+    assert_eq!(*handler.0.lock().expect("unpoisoned"), ["subscription_notice", "subscription_cancel"]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_hard_to_read_holds_others_up_for_two_seconds_only() {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let configuration = configuration(&marketplace.base_url, "memory:");
+    let handler = Noting::default();
+    let store = Arc::new(MemoryStore::new());
+    let receiver = Receiver::start_with(&configuration, store, handler.clone(), clock.clone()).await;
+    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    let [warned, cancelled] = warned_and_cancelled(&marketplace);
+    receiver.notify("/notify", &warned).await;
+    marketplace.until("the first is being read", |books| books.events["1"].reads == 1).await;
+    receiver.notify("/cancel", &cancelled).await;
+    receiver.until_state("fetched").await;
+    assert!(handler.0.lock().expect("unpoisoned").is_empty());
+    clock.advance(Duration::from_secs(2));
+    marketplace.until_settled("2").await;
 }
 
 #[tokio::test]

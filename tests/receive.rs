@@ -276,6 +276,9 @@ impl EventStore for Broken {
     async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
         self.0.advance(claim, step, lease, now).await
     }
+    async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.0.give_way(claim).await
+    }
     async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
         self.0.settle(claim, settlement, now).await
     }

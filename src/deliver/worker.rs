@@ -20,6 +20,9 @@ use crate::store::{Advanced, Claim, EventStore, Settlement, Step, StoreError};
 
 /// What a lease allows beyond the handler's own limit: the calls before and after it.
 const CALLS: Duration = Duration::from_mins(2);
+/// How long events that were received later wait for one that is being read (G5): more than a marketplace usually takes,
+/// and little enough that one event which is hard to read does not hold up all the others.
+const READ_IN_ORDER: Duration = Duration::from_secs(2);
 /// How long the worker leaves a failing store alone.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -248,7 +251,7 @@ impl Worker {
         marketplace: &MarketplaceClient,
         url: &EventUrl,
     ) -> Result<Stage, StoreError> {
-        let body = match fetch(marketplace, url).await {
+        let body = match self.fetch_in_order(&claim, marketplace, url).await {
             Ok(body) => body,
             Err(error) => return self.fail(claim, error).await.map(|()| Stage::Over),
         };
@@ -262,6 +265,25 @@ impl Worker {
             Advanced::Proceed(claim) => Stage::Next(claim, Some(body)),
             Advanced::Waiting => Stage::Over,
         })
+    }
+
+    /// Reads an event, and lets later ones go first if that takes long.
+    async fn fetch_in_order(
+        &self,
+        claim: &Claim,
+        marketplace: &MarketplaceClient,
+        url: &EventUrl,
+    ) -> Result<Body, StageError> {
+        let reading = fetch(marketplace, url);
+        tokio::pin!(reading);
+        tokio::select! {
+            read = &mut reading => return read,
+            () = self.clock.sleep_until(self.clock.now().plus(READ_IN_ORDER)) => {}
+        }
+        if let Err(error) = self.store.give_way(claim).await {
+            tracing::warn!(%error, "later events still wait for this one to be read");
+        }
+        reading.await
     }
 
     async fn handle_stage(&self, claim: Claim, body: Option<Body>) -> Result<Stage, StoreError> {

@@ -3,13 +3,13 @@
 //! Holds the unfinished events only, so neither start-up nor an idle worker pays for history. Leases live in
 //! memory: a directory has one process at a time, and a lease of a process that is gone binds nobody.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Sequence;
+use super::{Advanced, Claim, Sequence};
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventRecord};
+use crate::event::{EventId, EventRecord, State};
 
 /// Unfinished events for which room is always kept.
 const ROOM: usize = 4096;
@@ -28,12 +28,26 @@ pub(super) struct Agenda {
     last_fence: u64,
 }
 
+/// Told what an advanced claim may do next.
+pub(super) type Tell = Box<dyn FnOnce(Advanced) + Send>;
+
 /// The events of one marketplace.
 #[derive(Debug)]
 struct Lane {
     marketplace: String,
     /// Free events that nothing holds up, by when they are due.
     ready: BTreeSet<(Timestamp, Sequence)>,
+    /// Events whose bodies are being read for the first time: each may turn out to be of any account.
+    reading: BTreeSet<Sequence>,
+    /// Events whose bodies were read before those of earlier ones, and their holders, who wait to go on.
+    behind: BTreeMap<Sequence, Option<Turn>>,
+}
+
+impl Lane {
+    /// Whether an event that was received before this one may turn out to be of its account.
+    fn is_behind(&self, sequence: Sequence) -> bool {
+        self.reading.first().is_some_and(|earliest| *earliest < sequence)
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +58,45 @@ struct Entry {
     due: Timestamp,
     account: Option<AccountKey>,
     hold: Option<Hold>,
+    stage: Stage,
+}
+
+/// What is done next for an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its body is read, for the first time.
+    FirstReading,
+    /// Its body is read again.
+    Reading,
+    /// Its handler runs: in its turn.
+    Handling,
+    /// Its result is reported.
+    Reporting,
+}
+
+impl Stage {
+    fn of(event: &EventRecord) -> Self {
+        match event.state {
+            State::Received if event.attempts == 0 => Self::FirstReading,
+            State::Received => Self::Reading,
+            State::Fetched => Self::Handling,
+            State::Handled | State::Done | State::Deferred | State::Dead => Self::Reporting,
+        }
+    }
+}
+
+/// A holder who waits to go on.
+struct Turn {
+    claim: Claim,
+    /// Its lease, from then on.
+    until: Timestamp,
+    tell: Tell,
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn").field("event", &self.claim.record.id).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +126,8 @@ impl Agenda {
     pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord) {
         self.sequences.insert(event.id, sequence);
         let lane = self.lane(&event.marketplace);
-        self.entries.insert(sequence, Entry { id: event.id, lane, due: event.due, account: None, hold: None });
+        let stage = Stage::of(event);
+        self.entries.insert(sequence, Entry { id: event.id, lane, due: event.due, account: None, hold: None, stage });
         if let Some(account) = account_of(event) {
             self.join(sequence, account);
         }
@@ -88,11 +142,23 @@ impl Agenda {
     /// Takes the event that has been due longest, leaving those of `busy` marketplaces alone.
     pub(super) fn claim(&mut self, lease: Duration, now: Timestamp, busy: &[String]) -> Option<(Sequence, u64)> {
         self.end_leases(now);
-        let &(due, sequence) = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).min()?;
-        if due > now {
-            return None;
-        }
-        self.withdraw(sequence);
+        let sequence = loop {
+            let &(due, sequence) = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).min()?;
+            if due > now {
+                return None;
+            }
+            self.withdraw(sequence);
+            let Some(entry) = self.entries.get_mut(&sequence) else { continue };
+            let lane = &mut self.lanes[entry.lane];
+            if entry.stage == Stage::FirstReading {
+                entry.stage = Stage::Reading;
+                lane.reading.insert(sequence);
+            } else if entry.stage == Stage::Handling && entry.account.is_some() && lane.is_behind(sequence) {
+                lane.behind.insert(sequence, None);
+                continue;
+            }
+            break sequence;
+        };
         self.last_fence += 1;
         self.hold(sequence, Hold { fence: self.last_fence, until: now.plus(lease) });
         Some((sequence, self.last_fence))
@@ -135,36 +201,91 @@ impl Agenda {
         is_held
     }
 
-    /// Notes progress of a held event: renews its lease, or frees it if its account is busy.
-    ///
-    /// Returns whether the holder may go on.
-    pub(super) fn advanced(
-        &mut self,
-        sequence: Sequence,
-        event: &EventRecord,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> bool {
+    /// Notes progress of a held event: renews its lease, or frees it if its account is busy. If its account is known
+    /// only now, and earlier events are still being read that may be of the same one, that waits for them.
+    pub(super) fn advanced(&mut self, claim: Claim, until: Timestamp, now: Timestamp, tell: Tell) {
         // Nobody is to wait for a holder whose time is over.
         self.end_leases(now);
-        let Some(entry) = self.entries.get_mut(&sequence) else { return false };
-        let Some(hold) = entry.hold else { return false };
-        entry.due = event.due;
-        let joins = if entry.account.is_none() { account_of(event) } else { None };
+        let sequence = claim.sequence;
+        let Some((entry, fence)) = self.entries.get_mut(&sequence).and_then(|entry| {
+            let fence = entry.hold?.fence;
+            Some((entry, fence))
+        }) else {
+            return tell(Advanced::Waiting);
+        };
+        entry.due = claim.record.due;
+        entry.stage = Stage::of(&claim.record);
+        let joins = entry.account.is_none() && claim.record.account.is_some();
+        let (stage, lane) = (entry.stage, entry.lane);
+        let turn = Turn { claim, until, tell };
+        if joins && stage == Stage::Handling && self.lanes[lane].is_behind(sequence) {
+            self.release(sequence);
+            self.hold(sequence, Hold { fence, until: Timestamp::MAX });
+            self.lanes[lane].behind.insert(sequence, Some(turn));
+        } else {
+            self.take_turn(turn);
+        }
+        self.is_read(sequence);
+    }
+
+    /// Lets a holder go on, unless another event of its account comes first.
+    fn take_turn(&mut self, Turn { claim, until, tell }: Turn) {
+        let sequence = claim.sequence;
+        let Some(entry) = self.entries.get(&sequence) else { return tell(Advanced::Waiting) };
+        let Some(hold) = entry.hold else { return tell(Advanced::Waiting) };
+        let joins = if entry.account.is_none() { account_of(&claim.record) } else { None };
         if let Some(account) = joins {
             self.join(sequence, account);
             if !self.is_next_of_its_account(sequence) {
-                self.free(sequence, event.due);
-                return false;
+                self.let_go(sequence, claim.record.due);
+                return tell(Advanced::Waiting);
             }
         }
         self.release(sequence);
         self.hold(sequence, Hold { fence: hold.fence, until });
-        true
+        tell(Advanced::Proceed(claim));
+    }
+
+    /// Lets nobody wait any longer until the body of a held event has been read.
+    pub(super) fn give_way(&mut self, sequence: Sequence, fence: u64) {
+        if self.entries.get(&sequence).and_then(|entry| entry.hold).is_some_and(|hold| hold.fence == fence) {
+            self.is_read(sequence);
+        }
+    }
+
+    /// Lets go of every holder who waits to go on, without a word.
+    pub(super) fn send_home(&mut self) {
+        for lane in &mut self.lanes {
+            lane.behind.retain(|_, turn| turn.is_none());
+        }
+    }
+
+    /// Notes that nobody is to wait for an event's first reading: those that waited for it take their turns, in order.
+    fn is_read(&mut self, sequence: Sequence) {
+        let Some(lane) = self.entries.get(&sequence).map(|entry| entry.lane) else { return };
+        if self.lanes[lane].reading.remove(&sequence) {
+            self.go_on(lane);
+        }
+    }
+
+    fn go_on(&mut self, lane: usize) {
+        while let Some((&next, _)) = self.lanes[lane].behind.first_key_value()
+            && !self.lanes[lane].is_behind(next)
+        {
+            match self.lanes[lane].behind.remove(&next).flatten() {
+                Some(turn) => self.take_turn(turn),
+                None => self.offer(next),
+            }
+        }
     }
 
     /// Frees a held event, to be claimed again from `due` on.
     pub(super) fn free(&mut self, sequence: Sequence, due: Timestamp) {
+        self.let_go(sequence, due);
+        self.is_read(sequence);
+    }
+
+    fn let_go(&mut self, sequence: Sequence, due: Timestamp) {
         self.release(sequence);
         if let Some(entry) = self.entries.get_mut(&sequence) {
             entry.due = due;
@@ -180,13 +301,20 @@ impl Agenda {
         let Some(entry) = self.entries.remove(&sequence) else { return };
         self.sequences.remove(&entry.id);
         self.shrink();
-        let Some(account) = entry.account else { return };
-        let Some(queue) = self.accounts.get_mut(&account) else { return };
+        if let Some(account) = entry.account {
+            self.leave(sequence, &account);
+        }
+        self.lanes[entry.lane].reading.remove(&sequence);
+        self.go_on(entry.lane);
+    }
+
+    fn leave(&mut self, sequence: Sequence, account: &AccountKey) {
+        let Some(queue) = self.accounts.get_mut(account) else { return };
         queue.waiting.remove(&sequence);
         match queue.waiting.first().copied() {
             Some(next) => self.offer(next),
             None => {
-                self.accounts.remove(&account);
+                self.accounts.remove(account);
             }
         }
     }
@@ -214,7 +342,12 @@ impl Agenda {
     /// The lane of a marketplace. There are few of them.
     fn lane(&mut self, marketplace: &str) -> usize {
         self.lanes.iter().position(|lane| lane.marketplace == marketplace).unwrap_or_else(|| {
-            self.lanes.push(Lane { marketplace: marketplace.to_owned(), ready: BTreeSet::new() });
+            self.lanes.push(Lane {
+                marketplace: marketplace.to_owned(),
+                ready: BTreeSet::new(),
+                reading: BTreeSet::new(),
+                behind: BTreeMap::new(),
+            });
             self.lanes.len() - 1
         })
     }
@@ -227,12 +360,17 @@ impl Agenda {
     }
 
     fn end_leases(&mut self, now: Timestamp) {
-        while let Some(&(until, sequence)) = self.held.first() {
-            if until > now {
-                return;
-            }
+        let mut ended = Vec::new();
+        while let Some(&(until, sequence)) = self.held.first()
+            && until <= now
+        {
             let due = self.entries.get(&sequence).map_or(until, |entry| entry.due);
-            self.free(sequence, due);
+            self.let_go(sequence, due);
+            ended.push(sequence);
+        }
+        // Whoever goes on now finds all of them let go.
+        for sequence in ended {
+            self.is_read(sequence);
         }
     }
 
@@ -297,6 +435,8 @@ impl Agenda {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -308,6 +448,12 @@ mod tests {
         record: EventRecord,
         held: Option<Hold>,
         is_over: bool,
+        /// Nobody has begun to read it.
+        is_fresh: bool,
+        /// It is being read for the first time.
+        is_being_read: bool,
+        /// It has been read before earlier ones: its account, and its holder's lease once it goes on.
+        behind: Option<(Option<String>, Timestamp)>,
     }
 
     #[derive(Debug, Clone)]
@@ -316,10 +462,13 @@ mod tests {
         Claim,
         /// The body is read: it is of this account, or of none.
         Read(usize, Option<u8>),
+        GiveWay(usize),
         Retry(usize, u8),
         End(usize),
         Hasten(usize),
         Pass(u8),
+        /// The process ends, and the next one finds what is unfinished.
+        Restart,
     }
 
     fn any_action() -> impl Strategy<Value = Action> {
@@ -327,10 +476,12 @@ mod tests {
             3 => Just(Action::Receive),
             5 => Just(Action::Claim),
             4 => (any::<usize>(), prop::option::weighted(0.9, 0_u8..3)).prop_map(|(held, account)| Action::Read(held, account)),
+            1 => any::<usize>().prop_map(Action::GiveWay),
             2 => (any::<usize>(), 0_u8..90).prop_map(|(held, wait)| Action::Retry(held, wait)),
             3 => any::<usize>().prop_map(Action::End),
             1 => any::<usize>().prop_map(Action::Hasten),
             2 => (0_u8..40).prop_map(Action::Pass),
+            1 => Just(Action::Restart),
         ]
     }
 
@@ -354,21 +505,61 @@ mod tests {
 
         /// Whether another event of its account runs, or comes before it (G5).
         fn is_held_up(&self, index: usize) -> bool {
-            self.of_the_same_account(index).any(|(other, event)| other < index || self.is_held(event))
+            self.of_the_same_account(index).any(|(other, event)| other < index || event.held.is_some())
+        }
+
+        /// Whether an earlier event is being read that may be of any account.
+        fn is_behind(&self, index: usize) -> bool {
+            self.events[..index].iter().any(|event| event.is_being_read)
         }
 
         /// What must be claimed next: of all that is due and not held up, what has been due longest.
         fn next(&self) -> Option<usize> {
             let free = self.events.iter().enumerate().filter(|(index, event)| {
-                !event.is_over && !self.is_held(event) && event.record.due <= at(self.now) && !self.is_held_up(*index)
+                let is_free = !event.is_over && event.held.is_none() && event.record.due <= at(self.now);
+                let waits = event.record.state == State::Fetched && event.record.account.is_some();
+                is_free && !self.is_held_up(*index) && !(waits && self.is_behind(*index))
             });
             free.min_by_key(|(index, event)| (event.record.due, *index)).map(|(index, _)| index)
         }
 
-        /// One of those that are held.
+        /// One of those whose holders are at work.
         fn pick(&self, choice: usize) -> Option<usize> {
-            let held: Vec<_> = (0..self.events.len()).filter(|index| self.is_held(&self.events[*index])).collect();
+            let at_work = |event: &Known| self.is_held(event) && event.behind.is_none();
+            let held: Vec<_> = (0..self.events.len()).filter(|index| at_work(&self.events[*index])).collect();
             (!held.is_empty()).then(|| held[choice % held.len()])
+        }
+
+        /// Leases that are over are noticed.
+        fn end_leases(&mut self) {
+            for index in 0..self.events.len() {
+                if !self.is_held(&self.events[index]) {
+                    self.events[index].held = None;
+                    self.events[index].is_being_read = false;
+                }
+            }
+        }
+
+        /// An event is read: it goes on, if no other of its account is to come first.
+        fn join(&mut self, index: usize, account: Option<String>, until: Timestamp) -> (usize, bool) {
+            self.events[index].record.account = account;
+            let proceeds = !self.is_held_up(index);
+            let event = &mut self.events[index];
+            event.held = event.held.map(|hold| Hold { until, ..hold }).filter(|_| proceeds);
+            (index, proceeds)
+        }
+
+        /// Those that nothing is in the way of any more go on, in order.
+        fn go_on(&mut self) -> Vec<(usize, bool)> {
+            let mut told = Vec::new();
+            for index in 0..self.events.len() {
+                if !self.is_behind(index)
+                    && let Some((account, until)) = self.events[index].behind.take()
+                {
+                    told.push(self.join(index, account, until));
+                }
+            }
+            told
         }
     }
 
@@ -379,47 +570,85 @@ mod tests {
             actions in prop::collection::vec(any_action(), 1..120)
         ) {
             let (mut agenda, mut model) = (Agenda::default(), Model::default());
+            let told: Arc<Mutex<Vec<(usize, bool)>>> = Arc::default();
             for action in actions {
                 let now = at(model.now);
+                let mut expected_told = Vec::new();
                 match action {
                     Action::Receive => {
                         let record = EventRecord::new(&notification(&model.events.len().to_string()), now);
                         agenda.add(model.events.len() as Sequence, &record);
-                        model.events.push(Known { record, held: None, is_over: false });
+                        model.events.push(Known {
+                            record, held: None, is_over: false, is_fresh: true, is_being_read: false, behind: None,
+                        });
                     }
                     Action::Claim => {
                         let claimed = agenda.claim(LEASE, now, &[]);
+                        model.end_leases();
+                        expected_told = model.go_on();
                         let expected = model.next();
                         prop_assert_eq!(claimed.map(|(sequence, _)| sequence), expected.map(|index| index as Sequence));
                         if let (Some((_, fence)), Some(index)) = (claimed, expected) {
-                            model.events[index].held = Some(Hold { fence, until: now.plus(LEASE) });
+                            let event = &mut model.events[index];
+                            event.held = Some(Hold { fence, until: now.plus(LEASE) });
+                            event.is_being_read = std::mem::take(&mut event.is_fresh);
                         }
                     }
                     Action::Read(choice, account) => {
                         let Some(index) = model.pick(choice) else { continue };
                         let event = &mut model.events[index];
-                        // A later step of one that runs already: it goes on.
+                        // Another step of one that is read already: it goes on, and so does one of no account.
                         let joins = event.record.account.is_none() && account.is_some();
-                        if joins {
-                            event.record.account = account.map(|account| account.to_string());
-                        }
+                        event.record.state = State::Fetched;
                         event.record.due = now;
-                        let proceeds = agenda.advanced(index as Sequence, &event.record, now.plus(LEASE), now);
-                        prop_assert_eq!(proceeds, !(joins && model.is_held_up(index)));
-                        let hold = model.events[index].held.map(|hold| Hold { until: now.plus(LEASE), ..hold });
-                        model.events[index].held = hold.filter(|_| proceeds);
+                        let mut record = event.record.clone();
+                        if joins {
+                            record.account = account.map(|account| account.to_string());
+                        }
+                        let fence = event.held.expect("held").fence;
+                        let tell = {
+                            let told = Arc::clone(&told);
+                            move |advanced| {
+                                let proceeds = matches!(advanced, Advanced::Proceed(_));
+                                told.lock().expect("not poisoned").push((index, proceeds));
+                            }
+                        };
+                        let claim = Claim { record: record.clone(), sequence: index as Sequence, fence };
+                        agenda.advanced(claim, now.plus(LEASE), now, Box::new(tell));
+                        model.end_leases();
+                        if joins && model.is_behind(index) {
+                            model.events[index].behind = Some((record.account, now.plus(LEASE)));
+                            model.events[index].held = Some(Hold { fence, until: Timestamp::MAX });
+                        } else {
+                            expected_told.extend(model.go_on());
+                            let until = now.plus(LEASE);
+                            expected_told.push(if joins {
+                                model.join(index, record.account, until)
+                            } else {
+                                model.events[index].held = Some(Hold { fence, until });
+                                (index, true)
+                            });
+                        }
+                        model.events[index].is_being_read = false;
+                    }
+                    Action::GiveWay(choice) => {
+                        let Some(index) = model.pick(choice) else { continue };
+                        agenda.give_way(index as Sequence, model.events[index].held.expect("held").fence);
+                        model.events[index].is_being_read = false;
                     }
                     Action::Retry(choice, wait) => {
                         let Some(index) = model.pick(choice) else { continue };
                         let due = now.plus(Duration::from_secs(wait.into()));
                         model.events[index].record.due = due;
                         model.events[index].held = None;
+                        model.events[index].is_being_read = false;
                         agenda.free(index as Sequence, due);
                     }
                     Action::End(choice) => {
                         let Some(index) = model.pick(choice) else { continue };
                         model.events[index].is_over = true;
                         model.events[index].held = None;
+                        model.events[index].is_being_read = false;
                         agenda.remove(index as Sequence);
                     }
                     Action::Hasten(choice) => {
@@ -432,7 +661,23 @@ mod tests {
                         }
                     }
                     Action::Pass(seconds) => model.now += i64::from(seconds),
+                    Action::Restart => {
+                        agenda = Agenda::with_fences_after(agenda.last_fence);
+                        for (sequence, event) in (0..).zip(&mut model.events) {
+                            if let Some((account, _)) = event.behind.take() {
+                                event.record.account = account;
+                            }
+                            event.held = None;
+                            event.is_being_read = false;
+                            event.is_fresh = event.record.state == State::Received;
+                            if !event.is_over {
+                                agenda.add(sequence, &event.record);
+                            }
+                        }
+                    }
                 }
+                expected_told.extend(model.go_on());
+                prop_assert_eq!(std::mem::take(&mut *told.lock().expect("not poisoned")), expected_told);
                 for index in 0..model.events.len() {
                     let event = &model.events[index];
                     let believed = event.held.is_some_and(|hold| agenda.is_held(index as Sequence, hold.fence, at(model.now)));

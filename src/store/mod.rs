@@ -239,8 +239,16 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Makes progress durable and renews the lease.
     ///
+    /// A body that was read waits here while events of its marketplace that were received before it are being read for
+    /// the first time: one of them may turn out to be of its account (G5). [`EventStore::give_way`] ends that.
+    ///
     /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.
     async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError>;
+
+    /// Lets later events go before this one, whose body has not been read yet. Nothing is written.
+    ///
+    /// For whoever reads it and sees that this takes long: other accounts are not to wait for that.
+    async fn give_way(&self, claim: &Claim) -> Result<(), StoreError>;
 
     /// Makes the end of a claim durable.
     ///

@@ -153,6 +153,10 @@ impl EventStore for RecoveringStore {
         delegate!(self.advance(claim, step, lease, now))
     }
 
+    async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
+        delegate!(self.give_way(claim))
+    }
+
     async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
         delegate!(self.settle(claim, settlement, now))
     }

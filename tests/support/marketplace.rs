@@ -9,7 +9,7 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::PATIENCE;
 
@@ -23,6 +23,8 @@ pub enum Twist {
     TakeAndAnswer(u16),
     /// Does what it should, and never answers.
     TakeAndHang,
+    /// Gives an event out, but not before the test lets it.
+    GiveLate(Arc<Semaphore>),
     /// Never answers.
     Hang,
     /// Answers 200 and breaks off within the body.
@@ -189,7 +191,7 @@ async fn twisted(twist: &Twist) -> HttpResponse {
             HttpResponse::build(status(*code)).insert_header(("Retry-After", wait.clone())).finish()
         }
         Twist::Redirect(to) => HttpResponse::Found().insert_header(("Location", to.clone())).finish(),
-        Twist::Hang | Twist::TakeAndHang => std::future::pending().await,
+        Twist::Hang | Twist::TakeAndHang | Twist::GiveLate(_) => std::future::pending().await,
         Twist::Truncated | Twist::TakeAndTruncate => HttpResponse::Ok().body(BrokenOff { is_begun: false }),
     }
 }
@@ -234,6 +236,13 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
         });
         (twist, body)
     });
+    let twist = match twist {
+        Some(Twist::GiveLate(gate)) => {
+            gate.acquire().await.expect("not closed").forget();
+            None
+        }
+        other => other,
+    };
     match (twist, body) {
         (Some(twist), _) => twisted(&twist).await,
         (None, Some(body)) => HttpResponse::Ok().content_type("application/json").body(body),

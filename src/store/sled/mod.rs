@@ -87,7 +87,7 @@ impl SledStore {
         let agenda = unfinished(&tree).map_err(damaged)?;
         let next = next_sequence(&tree).map_err(damaged)?;
         let index_writer = IndexWriter::open(&tree, sizes).map_err(damaged)?;
-        let index = index_writer.reader();
+        let index = index_writer.reader().clone();
         let agenda = Arc::new(Mutex::new(agenda));
         let changed = Arc::new(Notify::new());
         changed.notify_one();
@@ -203,6 +203,12 @@ impl EventStore for SledStore {
 
     async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
         self.write_in_turn(|reply| Write::Advance(claim, step, now, now.plus(lease), reply)).await
+    }
+
+    async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
+        lock(&self.agenda).give_way(claim.sequence, claim.fence);
+        self.changed.notify_one();
+        Ok(())
     }
 
     async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {

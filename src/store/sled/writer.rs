@@ -94,6 +94,10 @@ impl Writer {
             if let Err(error) = self.fail_for_ever(tended) {
                 tracing::error!(%error, "the index could not be tended");
             }
+            if self.failure.get().is_some() {
+                // Whom they wait for may never come to an end in this store.
+                lock(&self.agenda).send_home();
+            }
         }
     }
 
@@ -163,15 +167,15 @@ impl Writer {
             Write::Advance(claim, step, now, until, reply) => {
                 let prepared = self.prepare_advance(group, claim, step, now);
                 group.answers.push(match prepared {
-                    Ok(claim) => Box::new(move |durable, agenda| {
-                        if durable.is_err() {
-                            agenda.free(claim.sequence, claim.record.due);
+                    Ok(claim) => Box::new(move |durable, agenda| match durable {
+                        Ok(()) => {
+                            let tell = move |advanced| drop(reply.send(Ok(advanced)));
+                            agenda.advanced(claim, until, now, Box::new(tell));
                         }
-                        let advanced = durable.map(|()| {
-                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until, now);
-                            if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting }
-                        });
-                        let _ = reply.send(advanced);
+                        Err(error) => {
+                            agenda.free(claim.sequence, claim.record.due);
+                            let _ = reply.send(Err(error));
+                        }
                     }),
                     Err(error) => refuse(reply, error),
                 });
@@ -350,7 +354,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let Some(AccountChange { account, status }) = change else { return Ok(()) };
         let name = Name::of_account(integration, &account);
-        let number = group.number(name).map_or_else(|| self.index.get(name), |number| Ok(Some(number)))?;
+        let number = group.number(name).map_or_else(|| self.index.reader().get(name), |number| Ok(Some(number)))?;
         if number.and_then(Standing::from_number).is_none_or(|known| known.sequence <= sequence) {
             let standing = Standing { sequence, status: Some(status) };
             group.enter(Entry { name, number: standing.to_number() });
@@ -491,7 +495,7 @@ impl Writer {
         if let Some(sequence) = group.sequences.get(&id) {
             return Ok(Some((*sequence, Arc::clone(&group.records[sequence]))));
         }
-        let found = find(&self.tree, &self.index.reader(), &self.agenda, id)?
+        let found = find(&self.tree, self.index.reader(), &self.agenda, id)?
             .filter(|(sequence, _)| !group.pruned.contains(sequence));
         Ok(found.map(|(sequence, record)| (sequence, Arc::new(record))))
     }

@@ -179,13 +179,8 @@ impl IndexWriter {
     }
 
     /// The index to read from.
-    pub(super) fn reader(&self) -> Index {
-        self.index.clone()
-    }
-
-    /// The number under `name`.
-    pub(super) fn get(&self, name: Name) -> Result<Option<u64>, StoreError> {
-        self.index.get(name)
+    pub(super) fn reader(&self) -> &Index {
+        &self.index
     }
 
     /// Writes entries so that they will be found again after a restart.

@@ -71,7 +71,7 @@ proptest! {
             }
             // Of a group that was cut off each of its keys may or may not be there, and nobody was told that it is.
             for name in (0..40).map(name) {
-                let found = index.get(name).expect("read");
+                let found = index.reader().get(name).expect("read");
                 let may_be = [known.get(&name).copied(), after.get(&name).copied()];
                 prop_assert!(found == may_be[1] || (!whole && found == may_be[0]), "{found:?} is none of {may_be:?}");
                 if let Some(found) = found {
@@ -134,9 +134,9 @@ fn an_entry_whose_number_is_gone_goes_when_it_is_merged() {
         let gone = |found| Ok(found + 20 < number);
         index.tend(1, &gone, &mut |key, value| disk.write(key, value)).expect("written");
     }
-    let left = (0..400).filter(|number| index.get(name(*number)).expect("read").is_some()).count();
+    let left = (0..400).filter(|number| index.reader().get(name(*number)).expect("read").is_some()).count();
     assert!((20..200).contains(&left), "{left}");
-    assert!((380..400).all(|number| index.get(name(number)).expect("read") == Some(number)));
+    assert!((380..400).all(|number| index.reader().get(name(number)).expect("read") == Some(number)));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_filter_that_another_version_made_denies_nothing() {
         .expect("written");
         let index = IndexWriter::open(&db, SMALL).expect("opens");
         assert!(keys(&db, JOURNAL) == 0 || index.index.look(|shape| shape.recent.is_empty()));
-        assert!((0..5).all(|number| index.get(name(number)).expect("read") == Some(number)));
+        assert!((0..5).all(|number| index.reader().get(name(number)).expect("read") == Some(number)));
     }
 }
 
@@ -188,7 +188,7 @@ fn what_was_found_once_is_found_by_readers_at_any_moment() {
     const NAMES: u64 = 20_000;
     let db = database();
     let mut index = IndexWriter::open(&db, Sizes { recent: 50, merged: 4 }).expect("opens");
-    let reader = index.reader();
+    let reader = index.reader().clone();
     let written = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
