@@ -168,6 +168,24 @@ pub(super) async fn finished_events_are_removed_by_their_age_in_steps_and_others
     store.amend(id("dead"), Amendment::Rerun, at(200)).await.expect("it waits for an operator");
 }
 
+pub(super) async fn an_event_that_ends_long_after_later_ones_is_removed_like_any_other(store: &dyn EventStore) {
+    for (token, settlement) in [
+        ("late", Settlement::Retry { due: at(50), error: "passing".into() }),
+        ("dead", Settlement::Dead("gone".into())),
+        ("newest", Settlement::Done(None)),
+    ] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+        let held = claim(store, at(0)).await.expect("one event");
+        let held = proceed(store, held, fetched(None, b"{}"), at(0)).await;
+        store.settle(held, settlement, at(0)).await.expect("settled");
+    }
+    assert_eq!(store.prune(at(40), 10).await, Ok(0));
+    let late = claim(store, at(50)).await.expect("the late one");
+    store.settle(late, Settlement::Done(None), at(50)).await.expect("settled");
+    assert_eq!(store.prune(at(60), 10).await, Ok(1));
+    assert_eq!(store.event(id("late")).await, Ok(None));
+}
+
 pub(super) async fn a_body_is_kept_as_received(store: &dyn EventStore) {
     let body: Vec<u8> = (0..100_000_u32).map(|n| u8::try_from(n % 251).expect("a byte")).collect();
     store.record(&notification("1"), at(0)).await.expect("recorded");
@@ -594,6 +612,7 @@ macro_rules! conformance {
             events_are_claimed_in_order_of_receipt_and_by_one_holder_each
             events_of_busy_marketplaces_are_left_alone
             finished_events_are_removed_by_their_age_in_steps_and_others_stay
+            an_event_that_ends_long_after_later_ones_is_removed_like_any_other
             a_body_is_kept_as_received
             an_event_whose_holder_vanished_is_handed_out_again_after_its_lease
             a_holder_whose_lease_ended_cannot_settle

@@ -324,7 +324,7 @@ impl Writer {
     }
 
     fn prepare_settle(
-        &self,
+        &mut self,
         group: &mut Group,
         mut claim: Claim,
         settlement: Settlement,
@@ -338,6 +338,8 @@ impl Writer {
         if claim.record.state.is_unfinished() {
             group.put(key(IN_PROGRESS, claim.sequence), encoded);
         } else {
+            // It may be the first that has ended down there.
+            self.kept_to = self.kept_to.min(claim.sequence);
             group.end(claim.sequence, claim.record.id, encoded);
         }
         group.leave(claim.sequence, Arc::new(claim.record.clone()));
@@ -417,6 +419,9 @@ impl Writer {
             group.pruned.insert(sequence);
             removed += 1;
         }
+        // What this group ends is not seen among the ended yet.
+        let first = group.records.keys().min().copied();
+        self.kept_to = self.kept_to.min(first.unwrap_or(Sequence::MAX));
         Ok(removed)
     }
 
