@@ -176,7 +176,7 @@ fn door(directory: &Path, length: Duration) {
         median(pairs.map(|(own, idle)| own.per_second() / idle.per_second()).collect())
     };
     println!("stalled / idle       {:>6.2}   (at least 0.9)", ratio(1));
-    println!("long history / idle  {:>6.2}   (at least 0.7)", ratio(2));
+    println!("long history / idle  {:>6.2}   (at least 0.9)", ratio(2));
 }
 
 /// A door without delivery, in a process of its own.
