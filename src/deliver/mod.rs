@@ -2,6 +2,7 @@
 
 mod fetch;
 mod handle;
+mod hands;
 mod report;
 mod retry;
 mod worker;

@@ -1,14 +1,14 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::fetch::{Body, fetch, understand};
 use super::handle::handle;
+use super::hands::InHand;
 use super::report::report;
 use super::{RetrySchedule, StageError, TryAgain};
 use crate::clock::{Clock, Timestamp};
@@ -50,54 +50,6 @@ pub struct Worker {
     in_hand: Arc<InHand>,
 }
 
-/// How many events of each marketplace are worked, so that one that stalls does not take all the hands there are.
-struct InHand {
-    most: usize,
-    /// By base URL; marketplaces without an event in hand are not in it.
-    counts: Mutex<HashMap<String, usize>>,
-    /// A marketplace has a hand free again.
-    freed: Notify,
-}
-
-impl InHand {
-    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The marketplaces with no hand free.
-    fn busy(&self) -> Vec<String> {
-        let counts = self.counts();
-        counts.iter().filter(|(_, count)| **count >= self.most).map(|(marketplace, _)| marketplace.clone()).collect()
-    }
-
-    fn take(self: &Arc<Self>, marketplace: &str) -> Hand {
-        *self.counts().entry(marketplace.to_owned()).or_default() += 1;
-        Hand { marketplace: marketplace.to_owned(), in_hand: Arc::clone(self) }
-    }
-}
-
-/// A hand on one event of a marketplace, which is free again when this is dropped.
-struct Hand {
-    marketplace: String,
-    in_hand: Arc<InHand>,
-}
-
-impl Drop for Hand {
-    fn drop(&mut self) {
-        let mut counts = self.in_hand.counts();
-        let Some(count) = counts.get_mut(&self.marketplace) else { return };
-        let was_busy = *count >= self.in_hand.most;
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&self.marketplace);
-        }
-        drop(counts);
-        if was_busy {
-            self.in_hand.freed.notify_one();
-        }
-    }
-}
-
 /// How a stage ended.
 enum Stage {
     /// The claim is settled, or has moved on to somebody else.
@@ -125,11 +77,7 @@ impl Worker {
             give_up_after: delivery.give_up_after,
             handler_timeout,
             permits: Arc::new(Semaphore::new(delivery.concurrency)),
-            in_hand: Arc::new(InHand {
-                most: delivery.concurrency_per_marketplace,
-                counts: Mutex::default(),
-                freed: Notify::new(),
-            }),
+            in_hand: Arc::new(InHand::at_most(delivery.concurrency_per_marketplace)),
         }
     }
 
@@ -178,7 +126,7 @@ impl Worker {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.store.changed() => {}
-            () = self.in_hand.freed.notified() => {}
+            () = self.in_hand.freed() => {}
             () = due => {}
         }
     }

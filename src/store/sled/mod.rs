@@ -20,6 +20,7 @@ mod directory;
 mod group;
 mod index;
 mod layout;
+mod prepare;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -3,13 +3,17 @@
 //! Holds the unfinished events only, so neither start-up nor an idle worker pays for history. Leases live in
 //! memory: a directory has one process at a time, and a lease of a process that is gone binds nobody.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod lane;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use self::lane::Tell;
+use self::lane::{Lane, Stage, Turn};
 use super::{Advanced, Claim, Sequence};
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventRecord, State};
+use crate::event::{EventId, EventRecord};
 
 /// Unfinished events for which room is always kept.
 const ROOM: usize = 4096;
@@ -28,28 +32,6 @@ pub(super) struct Agenda {
     last_fence: u64,
 }
 
-/// Told what an advanced claim may do next.
-pub(super) type Tell = Box<dyn FnOnce(Advanced) + Send>;
-
-/// The events of one marketplace.
-#[derive(Debug)]
-struct Lane {
-    marketplace: String,
-    /// Free events that nothing holds up, by when they are due.
-    ready: BTreeSet<(Timestamp, Sequence)>,
-    /// Events whose bodies are being read for the first time: each may turn out to be of any account.
-    reading: BTreeSet<Sequence>,
-    /// Events whose bodies were read before those of earlier ones, and their holders, who wait to go on.
-    behind: BTreeMap<Sequence, Option<Turn>>,
-}
-
-impl Lane {
-    /// Whether an event that was received before this one may turn out to be of its account.
-    fn is_behind(&self, sequence: Sequence) -> bool {
-        self.reading.first().is_some_and(|earliest| *earliest < sequence)
-    }
-}
-
 #[derive(Debug)]
 struct Entry {
     id: EventId,
@@ -59,44 +41,6 @@ struct Entry {
     account: Option<AccountKey>,
     hold: Option<Hold>,
     stage: Stage,
-}
-
-/// What is done next for an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Its body is read, for the first time.
-    FirstReading,
-    /// Its body is read again.
-    Reading,
-    /// Its handler runs: in its turn.
-    Handling,
-    /// Its result is reported.
-    Reporting,
-}
-
-impl Stage {
-    fn of(event: &EventRecord) -> Self {
-        match event.state {
-            State::Received if event.attempts == 0 => Self::FirstReading,
-            State::Received => Self::Reading,
-            State::Fetched => Self::Handling,
-            State::Handled | State::Done | State::Deferred | State::Dead => Self::Reporting,
-        }
-    }
-}
-
-/// A holder who waits to go on.
-struct Turn {
-    claim: Claim,
-    /// Its lease, from then on.
-    until: Timestamp,
-    tell: Tell,
-}
-
-impl std::fmt::Debug for Turn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Turn").field("event", &self.claim.record.id).finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -152,9 +96,9 @@ impl Agenda {
             let lane = &mut self.lanes[entry.lane];
             if entry.stage == Stage::FirstReading {
                 entry.stage = Stage::Reading;
-                lane.reading.insert(sequence);
+                lane.begin_reading(sequence);
             } else if entry.stage == Stage::Handling && entry.account.is_some() && lane.is_behind(sequence) {
-                lane.behind.insert(sequence, None);
+                lane.wait(sequence, None);
                 continue;
             }
             break sequence;
@@ -221,7 +165,7 @@ impl Agenda {
         if joins && stage == Stage::Handling && self.lanes[lane].is_behind(sequence) {
             self.release(sequence);
             self.hold(sequence, Hold { fence, until: Timestamp::MAX });
-            self.lanes[lane].behind.insert(sequence, Some(turn));
+            self.lanes[lane].wait(sequence, Some(turn));
         } else {
             self.take_turn(turn);
         }
@@ -255,24 +199,20 @@ impl Agenda {
 
     /// Lets go of every holder who waits to go on, without a word.
     pub(super) fn send_home(&mut self) {
-        for lane in &mut self.lanes {
-            lane.behind.retain(|_, turn| turn.is_none());
-        }
+        self.lanes.iter_mut().for_each(Lane::send_home);
     }
 
     /// Notes that nobody is to wait for an event's first reading: those that waited for it take their turns, in order.
     fn is_read(&mut self, sequence: Sequence) {
         let Some(lane) = self.entries.get(&sequence).map(|entry| entry.lane) else { return };
-        if self.lanes[lane].reading.remove(&sequence) {
+        if self.lanes[lane].end_reading(sequence) {
             self.go_on(lane);
         }
     }
 
     fn go_on(&mut self, lane: usize) {
-        while let Some((&next, _)) = self.lanes[lane].behind.first_key_value()
-            && !self.lanes[lane].is_behind(next)
-        {
-            match self.lanes[lane].behind.remove(&next).flatten() {
+        while let Some((next, holder)) = self.lanes[lane].next_turn() {
+            match holder {
                 Some(turn) => self.take_turn(turn),
                 None => self.offer(next),
             }
@@ -304,7 +244,7 @@ impl Agenda {
         if let Some(account) = entry.account {
             self.leave(sequence, &account);
         }
-        self.lanes[entry.lane].reading.remove(&sequence);
+        self.lanes[entry.lane].end_reading(sequence);
         self.go_on(entry.lane);
     }
 
@@ -342,12 +282,7 @@ impl Agenda {
     /// The lane of a marketplace. There are few of them.
     fn lane(&mut self, marketplace: &str) -> usize {
         self.lanes.iter().position(|lane| lane.marketplace == marketplace).unwrap_or_else(|| {
-            self.lanes.push(Lane {
-                marketplace: marketplace.to_owned(),
-                ready: BTreeSet::new(),
-                reading: BTreeSet::new(),
-                behind: BTreeMap::new(),
-            });
+            self.lanes.push(Lane::of(marketplace));
             self.lanes.len() - 1
         })
     }
@@ -440,6 +375,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::State;
     use crate::store::conformance::{LEASE, at, notification};
 
     /// One event as the guarantees speak of it, without any index.
