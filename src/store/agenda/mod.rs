@@ -92,7 +92,7 @@ impl Agenda {
                 return None;
             }
             self.withdraw(sequence);
-            let Some(entry) = self.entries.get_mut(&sequence) else { continue };
+            let entry = self.entries.get_mut(&sequence)?;
             let lane = &mut self.lanes[entry.lane];
             if entry.stage == Stage::FirstReading {
                 entry.stage = Stage::Reading;
