@@ -1,12 +1,21 @@
 //! The real program under load, killed over and over at moments nobody chose, on one store that grows (G1–G5, G9).
 //!
-//! `DOORBELL_STORM_ROUNDS` is the number of kills (default 6; the long form is 200).
+//! `DOORBELL_STORM_ROUNDS` is the number of kills (default 6; the long form is 200), and tells how large an import is.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use doorbell::clock::Timestamp;
+use doorbell::event::{
+    AccountStatus, BaseUrl, Change, EventId, EventRecord, EventResult, EventType, EventUrl, Facts, Notification,
+};
+use doorbell::store::export::Line;
+use doorbell::store::sled::SledStore;
+use doorbell::store::{EventStore, StoredEvent};
 use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -17,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::support::configuration;
 use crate::support::marketplace::Marketplace;
-use crate::support::process::{Process, gated_vendor};
+use crate::support::process::{Process, doorbell, gated_vendor};
 use crate::support::receiver::{json, notify, token};
 
 /// Notifications on their way at once.
@@ -249,5 +258,80 @@ async fn ten_notifications_of_each_event_at_once_and_across_a_kill_are_one_event
             let runs = storm.vendor.runs.lock().expect("whole")[event].clone();
             assert!(runs == [1] || runs == [2] || runs == [1, 2], "{id} ran in rounds {runs:?}");
         }
+    }
+}
+
+/// An event as a copy has it: it cancelled an account of its own.
+fn cancelled(number: u64) -> EventRecord {
+    let base = BaseUrl::parse("https://market.example").expect("a base URL");
+    let url = EventUrl::parse(&format!("{base}/events/{number}"), [&base]).expect("an event URL");
+    let at = Timestamp::from_millis(1_700_000_000_000);
+    let mut record = EventRecord::new(&Notification::new("default".into(), url, None, String::new()), at);
+    let facts = Facts {
+        kind: EventType::SubscriptionCancel,
+        flag: None,
+        account: Some(format!("account-{number}")),
+        status_on_success: Some(AccountStatus::Cancelled),
+    };
+    for change in [Change::Fetched(facts), Change::Handled(EventResult::success("bye")), Change::Done(None)] {
+        record.apply(change, at).expect("legal");
+    }
+    record
+}
+
+/// Gives so many events of a copy to an import; nothing says yet that these are all.
+fn import(configuration: &Path, events: u64) -> Child {
+    let mut import = Command::new(doorbell())
+        .args(["events", "import", "-", "--config"])
+        .arg(configuration)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut copy = std::io::BufWriter::new(import.stdin.as_mut().expect("piped"));
+    let lines = (0..events).map(|number| Line::Event(Box::new(StoredEvent { record: cancelled(number), body: None })));
+    for line in [Line::Head].into_iter().chain(lines) {
+        writeln!(copy, "{}", line.into_text().expect("JSON")).expect("it reads on");
+    }
+    copy.flush().expect("it reads on");
+    drop(copy);
+    import
+}
+
+/// In the long form the second kill comes while runs of the index are merged, which is done before the end.
+#[tokio::test]
+async fn an_import_that_is_killed_over_and_over_brings_every_event_once_and_in_order() {
+    let events = rounds() as u64 * 1600;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, store) = (directory.path().join("doorbell.toml"), directory.path().join("data"));
+    let text = configuration("https://market.example", &format!("sled:{}", store.display()));
+    std::fs::write(&file, text).expect("written");
+    for kill in 1..=2 {
+        let mut killed = import(&file, events * kill / 5 + draw(events / 5));
+        killed.kill().expect("it runs");
+        killed.wait().expect("ends");
+    }
+    let mut import = import(&file, events);
+    writeln!(import.stdin.take().expect("piped"), "{}", Line::End(events).into_text().expect("JSON")).expect("read");
+    let said = import.wait_with_output().expect("ends");
+    assert!(said.status.success(), "{said:?}");
+    eprintln!("after 2 kills: {}", String::from_utf8_lossy(&said.stdout).trim());
+
+    let store = SledStore::open(&store, false).expect("opens");
+    let (mut place, mut next) = (Some(0), 0);
+    while let Some(from) = place {
+        let exported = store.export(from, 1000).await.expect("exported");
+        for event in exported.events {
+            assert_eq!(event.record, cancelled(next));
+            next += 1;
+        }
+        place = exported.next;
+    }
+    assert_eq!(next, events);
+    for number in 0..events {
+        let id: EventId = cancelled(number).id;
+        assert!(store.event(id).await.expect("read").is_some(), "event {number} is not found");
+        let status = store.account_status("default", &format!("account-{number}")).await.expect("read");
+        assert_eq!(status, Some(AccountStatus::Cancelled), "account {number}");
     }
 }
