@@ -347,6 +347,29 @@ async fn an_event_that_is_hard_to_read_holds_others_up_for_two_seconds_only() {
 }
 
 #[tokio::test]
+async fn events_that_wait_for_an_earlier_one_to_be_read_leave_their_hands_to_others() {
+    let marketplace = Marketplace::start().await;
+    let configuration = configuration(&marketplace.base_url, "memory:")
+        .replace("[delivery]", "[delivery]\nconcurrency = 3\nconcurrency_per_marketplace = 2");
+    // By this clock no reading takes long, so none gives way.
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let store = Arc::new(MemoryStore::new());
+    let receiver = Receiver::start_with(&configuration, store, Noting::default(), clock).await;
+    let gate = Arc::new(Semaphore::new(0));
+    marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    for number in 0..10 {
+        let body =
+            json!({"type": "SUBSCRIPTION_CANCEL", "payload": {"account": {"accountIdentifier": format!("{number}")}}});
+        receiver.notify("/cancel", &marketplace.event(&number.to_string(), &body)).await;
+    }
+    marketplace.until("all are read", |books| books.events.values().all(|event| event.reads == 1)).await;
+    gate.add_permits(1);
+    for number in 0..10 {
+        marketplace.until_settled(&number.to_string()).await;
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_events_at_once_take_one_inbound_token() {
     let (marketplace, receiver) = start(Accept).await;
     let bearer = receiver.token().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretSlice};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::agenda::Agenda;
 use super::watch::{Watch, Watches};
@@ -95,26 +95,22 @@ impl EventStore for MemoryStore {
         lease: Duration,
         now: Timestamp,
     ) -> Result<Advanced, StoreError> {
-        let (tell, told) = oneshot::channel();
-        {
-            let mut inner = self.lock();
-            inner.held(&claim, now)?;
-            let (change, body) = match step {
-                Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
-                Step::Handled(result) => (Change::Handled(result), None),
-            };
-            let account = claim.record.apply(change, now)?;
-            inner.leave_account(claim.sequence, &claim.record.integration, account);
-            inner.records.insert(claim.sequence, claim.record.clone());
-            if let Some(body) = body {
-                inner.bodies.insert(claim.sequence, body);
-            }
-            self.watches.moved([claim.record.id]);
-            let tell = move |advanced| drop(tell.send(advanced));
-            inner.agenda.advanced(claim, now.plus(lease), now, Box::new(tell));
-            self.changed.notify_one();
+        let mut inner = self.lock();
+        inner.held(&claim, now)?;
+        let (change, body) = match step {
+            Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
+            Step::Handled(result) => (Change::Handled(result), None),
+        };
+        let account = claim.record.apply(change, now)?;
+        inner.leave_account(claim.sequence, &claim.record.integration, account);
+        inner.records.insert(claim.sequence, claim.record.clone());
+        if let Some(body) = body {
+            inner.bodies.insert(claim.sequence, body);
         }
-        told.await.map_err(|_| StoreError::LeaseEnded)
+        self.watches.moved([claim.record.id]);
+        let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now.plus(lease), now);
+        self.changed.notify_one();
+        Ok(if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting })
     }
 
     async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {

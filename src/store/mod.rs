@@ -112,7 +112,8 @@ pub enum Step {
 pub enum Advanced {
     /// Go on.
     Proceed(Claim),
-    /// Another event of the same account comes first (G5); this one can be claimed again after it.
+    /// Another event of the same account comes first, or one that may turn out to be of it (G5); this one can be claimed
+    /// again after it.
     Waiting,
 }
 
@@ -239,7 +240,7 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Makes progress durable and renews the lease.
     ///
-    /// A body that was read waits here while events of its marketplace that were received before it are being read for
+    /// An event whose body was read waits while events of its marketplace that were received before it are being read for
     /// the first time: one of them may turn out to be of its account (G5). [`EventStore::give_way`] ends that.
     ///
     /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.

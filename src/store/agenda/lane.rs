@@ -1,13 +1,10 @@
 //! The events of one marketplace, and who among them waits until earlier ones have been read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::super::{Advanced, Claim, Sequence};
+use super::super::Sequence;
 use crate::clock::Timestamp;
 use crate::event::{EventRecord, State};
-
-/// Told what an advanced claim may do next.
-pub(in super::super) type Tell = Box<dyn FnOnce(Advanced) + Send>;
 
 /// The events of one marketplace.
 #[derive(Debug)]
@@ -17,8 +14,8 @@ pub(super) struct Lane {
     pub(super) ready: BTreeSet<(Timestamp, Sequence)>,
     /// Events whose bodies are being read for the first time: each may turn out to be of any account.
     reading: BTreeSet<Sequence>,
-    /// Events whose bodies were read before those of earlier ones, and their holders, who wait to go on.
-    behind: BTreeMap<Sequence, Option<Turn>>,
+    /// Free events whose bodies were read before those of earlier ones, and that wait for these.
+    behind: BTreeSet<Sequence>,
 }
 
 impl Lane {
@@ -27,7 +24,7 @@ impl Lane {
             marketplace: marketplace.to_owned(),
             ready: BTreeSet::new(),
             reading: BTreeSet::new(),
-            behind: BTreeMap::new(),
+            behind: BTreeSet::new(),
         }
     }
 
@@ -46,20 +43,15 @@ impl Lane {
         self.reading.first().is_some_and(|earliest| *earliest < sequence)
     }
 
-    /// Has an event wait until it is no longer behind, and its holder, if it has one.
-    pub(super) fn wait(&mut self, sequence: Sequence, holder: Option<Turn>) {
-        self.behind.insert(sequence, holder);
+    /// Has a free event wait until it is no longer behind.
+    pub(super) fn wait(&mut self, sequence: Sequence) {
+        self.behind.insert(sequence);
     }
 
     /// The earliest of those that have waited and need not any longer.
-    pub(super) fn next_turn(&mut self) -> Option<(Sequence, Option<Turn>)> {
-        let (&next, _) = self.behind.first_key_value()?;
+    pub(super) fn next_turn(&mut self) -> Option<Sequence> {
+        let next = *self.behind.first()?;
         if self.is_behind(next) { None } else { self.behind.pop_first() }
-    }
-
-    /// Lets go of every holder who waits, without a word.
-    pub(super) fn send_home(&mut self) {
-        self.behind.retain(|_, holder| holder.is_none());
     }
 }
 
@@ -84,19 +76,5 @@ impl Stage {
             State::Fetched => Self::Handling,
             State::Handled | State::Done | State::Deferred | State::Dead => Self::Reporting,
         }
-    }
-}
-
-/// A holder who waits to go on.
-pub(super) struct Turn {
-    pub(super) claim: Claim,
-    /// Its lease, from then on.
-    pub(super) until: Timestamp,
-    pub(super) tell: Tell,
-}
-
-impl std::fmt::Debug for Turn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Turn").field("event", &self.claim.record.id).finish_non_exhaustive()
     }
 }

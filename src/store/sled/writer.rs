@@ -92,10 +92,6 @@ impl Writer {
             if let Err(error) = self.fail_for_ever(tended) {
                 tracing::error!(%error, "the index could not be tended");
             }
-            if self.failure.get().is_some() {
-                // Whom they wait for may never come to an end in this store.
-                lock(&self.agenda).send_home();
-            }
         }
     }
 
@@ -165,15 +161,15 @@ impl Writer {
             Write::Advance(claim, step, now, until, reply) => {
                 let prepared = self.prepare_advance(group, claim, step, now);
                 group.answers.push(match prepared {
-                    Ok(claim) => Box::new(move |durable, agenda| match durable {
-                        Ok(()) => {
-                            let tell = move |advanced| drop(reply.send(Ok(advanced)));
-                            agenda.advanced(claim, until, now, Box::new(tell));
-                        }
-                        Err(error) => {
+                    Ok(claim) => Box::new(move |durable, agenda| {
+                        if durable.is_err() {
                             agenda.free(claim.sequence, claim.record.due);
-                            let _ = reply.send(Err(error));
                         }
+                        let advanced = durable.map(|()| {
+                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until, now);
+                            if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting }
+                        });
+                        let _ = reply.send(advanced);
                     }),
                     Err(error) => refuse(reply, error),
                 });
