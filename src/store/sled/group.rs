@@ -24,7 +24,6 @@ pub(super) struct Group {
     pub(super) writes: Vec<(IVec, Option<IVec>)>,
     /// What is added to the index, before any of the writes.
     pub(super) entries: Vec<Entry>,
-    numbers: HashMap<Name, u64>,
     /// Records as this group leaves them.
     pub(super) records: HashMap<Sequence, Arc<EventRecord>>,
     pub(super) sequences: HashMap<EventId, Sequence>,
@@ -49,13 +48,12 @@ impl Group {
 
     /// Adds to the index.
     pub(super) fn enter(&mut self, entry: Entry) {
-        self.numbers.insert(entry.name, entry.number);
         self.entries.push(entry);
     }
 
     /// What this group has added to the index under `name`.
     pub(super) fn number(&self, name: Name) -> Option<u64> {
-        self.numbers.get(&name).copied()
+        self.entries.iter().rev().find(|entry| entry.name == name).map(|entry| entry.number)
     }
 
     /// Moves an event from those in progress to those that have ended.

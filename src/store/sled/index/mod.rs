@@ -5,8 +5,8 @@
 //! soon more than any cache holds and all over sled's log. So they are kept as a log-structured merge tree (O'Neil and
 //! others, 1996): what comes is journaled, one key for a whole group of writes, and kept in memory; when there is enough
 //! of it, it is written as a sorted run; and when there are enough runs of one size, they are merged into one of the next.
-//! Each run has a Bloom filter in memory, so that a name that is in none, as that of every new event, is looked for in
-//! memory only. All of it lies in the store's one tree: runs are written in stretches, one after the other, and are never
+//! Each run has a Bloom filter in memory, so that a name that is in none, as that of every new event, is hardly ever
+//! looked for elsewhere. All of it lies in the store's one tree: runs are written in stretches, one after the other, and are never
 //! changed, which is what sled does best.
 //!
 //! Of several entries with one name the one that was written last counts. For an event it is a hint: the record it
@@ -29,6 +29,7 @@ mod merge;
 mod run;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sled::{IVec, Tree};
@@ -123,6 +124,23 @@ enum Waste {
     Merged(Arc<Run>),
     /// A run that nobody knows: it has no header, or was merged in a process of before.
     Left(u64),
+}
+
+impl Waste {
+    /// Whether somebody reads it still. Nobody begins to.
+    fn is_read(&self) -> bool {
+        matches!(self, Self::Merged(run) if Arc::strong_count(run) > 1)
+    }
+
+    /// Its keys, in the order in which they go: of a run the header first, without which the rest is nothing.
+    fn keys(&self) -> Vec<Range<[u8; 9]>> {
+        let of_run = |number| [HEADER, FILTER, ENTRIES].map(|kind| key(kind, number)..key(kind, number + 1)).to_vec();
+        match self {
+            Self::JournalBefore(end) => vec![key(JOURNAL, 0)..key(JOURNAL, *end)],
+            Self::Merged(run) => of_run(run.number),
+            Self::Left(number) => of_run(*number),
+        }
+    }
 }
 
 /// The index as the one thread that writes has it.
@@ -285,21 +303,13 @@ impl IndexWriter {
 
     /// Removes so many of the keys that are no longer needed.
     fn remove_waste(&mut self, mut count: usize, write: Sink<'_>) -> Result<(), StoreError> {
-        let tree = self.index.tree.clone();
-        while count > 0 {
-            let (ranges, number) = match self.waste.front() {
-                Some(Waste::JournalBefore(end)) => (vec![key(JOURNAL, 0)..key(JOURNAL, *end)], None),
-                Some(Waste::Merged(run)) if Arc::strong_count(run) > 1 => return Ok(()),
-                Some(Waste::Merged(run)) => (Vec::new(), Some(run.number)),
-                Some(Waste::Left(number)) => (Vec::new(), Some(*number)),
-                None => return Ok(()),
-            };
-            // The header first: without it the rest is nothing.
-            let of_run =
-                number.map(|number| [HEADER, FILTER, ENTRIES].map(|kind| key(kind, number)..key(kind, number + 1)));
+        while count > 0
+            && let Some(waste) = self.waste.front()
+            && !waste.is_read()
+        {
             let before = count;
-            for range in ranges.into_iter().chain(of_run.into_iter().flatten()) {
-                for unneeded in tree.range(range).keys().take(count) {
+            for range in waste.keys() {
+                for unneeded in self.index.tree.range(range).keys().take(count) {
                     write(unneeded.map_err(failed)?, None)?;
                     count -= 1;
                 }

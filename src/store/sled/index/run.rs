@@ -6,7 +6,7 @@ use fastbloom::BloomFilter;
 use serde::{Deserialize, Serialize};
 use sled::{IVec, Tree};
 
-use super::super::super::{Sequence, StoreError};
+use super::super::super::StoreError;
 use super::super::failed;
 use super::super::layout::{CHUNK, key};
 use super::entry::{Entry, NAME, Name};
@@ -175,5 +175,5 @@ fn entries_key(number: u64, name: &[u8; NAME]) -> Vec<u8> {
 pub(super) fn next_run_with(tree: &Tree, kind: u8, number: u64) -> Result<Option<u64>, StoreError> {
     let Some(next) = tree.range(key(kind, number).as_slice()..&[kind + 1]).keys().next() else { return Ok(None) };
     let next = next.map_err(failed)?;
-    Ok(next.get(1..).and_then(|rest| rest.first_chunk()).map(|number| Sequence::from_be_bytes(*number)))
+    Ok(next.get(1..).and_then(|rest| rest.first_chunk()).map(|number| u64::from_be_bytes(*number)))
 }
