@@ -106,3 +106,19 @@ pub(super) fn refuse<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreEr
         let _ = reply.send(Err(error));
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_group_adds_under_one_name_the_latest_counts() {
+        let [name, other] = ["a", "b"].map(|account| Name::of_account("default", account));
+        let mut group = Group::default();
+        for (name, number) in [(name, 1), (other, 2), (name, 3)] {
+            group.enter(Entry { name, number });
+        }
+        assert_eq!([group.number(name), group.number(other)], [Some(3), Some(2)]);
+        assert_eq!(group.number(Name::of_account("default", "c")), None);
+    }
+}

@@ -274,6 +274,30 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_ends_in_the_group_that_looks_for_old_events_is_found_the_next_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = SledStore::open(directory.path(), false).expect("opens");
+        let mut claims = Vec::new();
+        for token in ["late", "dead", "newest"] {
+            store.record(&notification(token), at(0)).await.expect("recorded");
+            let claim = store.claim(LEASE, at(0), &[]).await.expect("answers").expect("the event");
+            let advanced = store.advance(claim, fetched(None, b"{}"), LEASE, at(0)).await.expect("fetched");
+            let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
+            claims.push(claim);
+        }
+        let dead = claims.remove(1);
+        store.settle(dead, Settlement::Dead("gone".into()), at(0)).await.expect("settled");
+
+        let mut writer = writer_beside(&store);
+        let mut group = Group::default();
+        let _settled =
+            writer.prepare_settle(&mut group, claims.remove(0), Settlement::Done(None), at(1)).expect("prepared");
+        assert_eq!(writer.prepare_prune(&mut group, at(9), 10), Ok(0));
+        writer.apply(&mut group).expect("applied");
+        assert_eq!(writer.prepare_prune(&mut Group::default(), at(9), 10), Ok(1));
+    }
+
     /// A crash between any two writes of a group leaves a store that opens, knows every event that was acknowledged
     /// before, once, and takes the unfinished step again.
     #[tokio::test]
