@@ -1,10 +1,15 @@
 //! Time as a parameter.
 //!
-//! Nothing outside this file asks the system what time it is: everything that decides by time takes a
-//! [`Timestamp`] or a [`Clock`], so that a day of retries takes a test no time at all.
+//! Nothing outside this file asks the system what time it is: everything that decides by time takes a reading
+//! or a [`Clock`], so that a day of retries takes a test no time at all.
+//!
+//! There are two clocks. The wall clock tells people and other machines when something was, as a [`Timestamp`]; it may
+//! be set, forward or back, at any moment. The monotonic clock tells a process how long something takes, as a
+//! [`Moment`], and is never set. Whatever is waited for inside the process is measured by the second (G12).
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -62,14 +67,65 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A point on the monotonic clock of this process: how long after an arbitrary start it lies.
+///
+/// It means nothing to another process, so it is never stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// The end of time.
+    pub const MAX: Self = Self(Duration::MAX);
+
+    /// The point that lies `elapsed` after the start.
+    #[must_use]
+    pub const fn after_start(elapsed: Duration) -> Self {
+        Self(elapsed)
+    }
+
+    /// This point and `duration` more, or the end of time.
+    #[must_use]
+    pub const fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Both clocks, read together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// What people call it.
+    pub wall: Timestamp,
+    /// What the process measures by.
+    pub monotonic: Moment,
+}
+
 /// Where the time comes from, and how to wait for it.
 #[async_trait]
 pub trait Clock: Send + Sync + 'static {
-    /// The present moment.
+    /// The wall clock.
     fn now(&self) -> Timestamp;
 
-    /// Returns once `now()` has reached `moment`.
-    async fn sleep_until(&self, moment: Timestamp);
+    /// The monotonic clock.
+    fn monotonic(&self) -> Moment;
+
+    /// Returns once `monotonic()` has reached `moment`.
+    async fn sleep_until(&self, moment: Moment);
+
+    /// Both clocks.
+    fn read(&self) -> Now {
+        Now { wall: self.now(), monotonic: self.monotonic() }
+    }
+
+    /// Returns once `duration` has passed, whatever happens to the wall clock meanwhile.
+    async fn sleep(&self, duration: Duration) {
+        self.sleep_until(self.monotonic().plus(duration)).await;
+    }
 }
 
 /// The clock of the machine.
@@ -84,15 +140,20 @@ impl Clock for SystemClock {
         Timestamp(0).plus(elapsed)
     }
 
-    async fn sleep_until(&self, moment: Timestamp) {
-        // One long sleep would oversleep when the machine is suspended or its clock is set.
-        const LONGEST: Duration = Duration::from_mins(1);
+    #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
+    fn monotonic(&self) -> Moment {
+        static START: OnceLock<Instant> = OnceLock::new();
+        Moment(START.get_or_init(Instant::now).elapsed())
+    }
+
+    async fn sleep_until(&self, moment: Moment) {
+        // The timer rounds to milliseconds, and may be that much early.
         loop {
-            let left = moment.since(self.now());
+            let left = moment.since(self.monotonic());
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left.min(LONGEST)).await;
+            tokio::time::sleep(left).await;
         }
     }
 }
@@ -100,32 +161,45 @@ impl Clock for SystemClock {
 /// A clock that stands still until it is told to move: for tests of anything that waits.
 #[derive(Debug)]
 pub struct ManualClock {
-    now: watch::Sender<Timestamp>,
+    now: watch::Sender<Now>,
 }
 
 impl ManualClock {
     /// A clock that shows `start`.
     #[must_use]
     pub fn starting_at(start: Timestamp) -> Self {
-        Self { now: watch::Sender::new(start) }
+        Self { now: watch::Sender::new(Now { wall: start, monotonic: Moment::default() }) }
     }
 
-    /// Moves the clock forward and wakes whoever waited for a moment that has now come.
+    /// Lets time pass, and wakes whoever waited for a moment that has now come.
     pub fn advance(&self, by: Duration) {
-        self.now.send_modify(|now| *now = now.plus(by));
+        self.now.send_modify(|now| *now = Now { wall: now.wall.plus(by), monotonic: now.monotonic.plus(by) });
+    }
+
+    /// Sets the wall clock, as an operator or a time server does: no time passes.
+    pub fn set(&self, wall: Timestamp) {
+        self.now.send_modify(|now| now.wall = wall);
     }
 }
 
 #[async_trait]
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
+        self.read().wall
+    }
+
+    fn monotonic(&self) -> Moment {
+        self.read().monotonic
+    }
+
+    fn read(&self) -> Now {
         *self.now.borrow()
     }
 
-    async fn sleep_until(&self, moment: Timestamp) {
+    async fn sleep_until(&self, moment: Moment) {
         let mut now = self.now.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = now.wait_for(|now| *now >= moment).await;
+        let _ = now.wait_for(|now| now.monotonic >= moment).await;
     }
 }
 
@@ -141,12 +215,24 @@ mod tests {
     #[tokio::test]
     async fn a_manual_clock_wakes_a_sleeper_when_its_moment_comes() {
         let clock = ManualClock::starting_at(Timestamp::from_millis(0));
-        let moment = clock.now().plus(Duration::from_hours(1));
+        let moment = clock.monotonic().plus(Duration::from_hours(1));
         let sleep = clock.sleep_until(moment);
         tokio::pin!(sleep);
         clock.advance(Duration::from_secs(3599));
         assert!(futures_poll(sleep.as_mut()).is_pending());
         clock.advance(Duration::from_secs(1));
+        assert!(futures_poll(sleep.as_mut()).is_ready());
+    }
+
+    #[tokio::test]
+    async fn setting_the_wall_clock_wakes_nobody_and_makes_nobody_wait_longer() {
+        let clock = ManualClock::starting_at(Timestamp::from_millis(0));
+        let sleep = clock.sleep(Duration::from_hours(1));
+        tokio::pin!(sleep);
+        clock.set(Timestamp::from_millis(1 << 40));
+        assert!(futures_poll(sleep.as_mut()).is_pending());
+        clock.set(Timestamp::from_millis(0));
+        clock.advance(Duration::from_hours(1));
         assert!(futures_poll(sleep.as_mut()).is_ready());
     }
 

@@ -94,7 +94,7 @@ impl Introspector {
         let turn = self.queue(token)?;
         tokio::select! {
             verdict = self.ask_in_turn(token, &turn.lock) => verdict,
-            () = self.clock.sleep_until(self.clock.now().plus(PATIENCE)) => {
+            () = self.clock.sleep(PATIENCE) => {
                 tracing::warn!(url = %self.url, "the identity provider does not answer in time");
                 Err(AuthenticationError::Unavailable)
             }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::config::{self, Endpoint};
 use crate::egress::{Egress, EgressError};
 use crate::event::BaseUrl;
@@ -104,7 +104,7 @@ struct Known {
 struct Attempt {
     /// Counted from 1.
     number: u64,
-    ended: Timestamp,
+    ended: Moment,
     outcome: Result<(), NoKey>,
 }
 
@@ -199,7 +199,7 @@ impl KeySource {
         let _waiting = self.waiting.try_acquire().map_err(|_| NoKey::Unavailable)?;
         tokio::select! {
             found = self.look_for(kid, algorithm, began) => found,
-            () = self.clock.sleep_until(self.clock.now().plus(PATIENCE)) => Err(NoKey::Unavailable),
+            () = self.clock.sleep(PATIENCE) => Err(NoKey::Unavailable),
         }
     }
 
@@ -213,7 +213,7 @@ impl KeySource {
         }
         if let Some(Attempt { number, ended, outcome }) = known.latest {
             // What could not be asked a moment ago is not asked again at once.
-            let is_fresh = self.clock.now().since(ended) < COOL_DOWN;
+            let is_fresh = self.clock.monotonic().since(ended) < COOL_DOWN;
             if number > began || (is_fresh && outcome.is_err()) {
                 return Err(outcome.err().unwrap_or(NoKey::Unknown));
             }
@@ -244,7 +244,7 @@ impl KeySource {
         };
         let has_changed = keys.iter().map(|key| &key.jwk).ne(before.keys.iter().map(|key| &key.jwk));
         let version = before.version + u64::from(has_changed);
-        let latest = Some(Attempt { number, ended: self.clock.now(), outcome });
+        let latest = Some(Attempt { number, ended: self.clock.monotonic(), outcome });
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Known { keys, version, latest });
         outcome
     }

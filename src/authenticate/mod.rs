@@ -271,7 +271,7 @@ impl Authenticator {
                 }
             }
             tokio::select! {
-                () = self.clock.sleep_until(self.clock.now().plus(REFRESH_EVERY)) => {}
+                () = self.clock.sleep(REFRESH_EVERY) => {}
                 () = stop.cancelled() => return,
             }
         }

@@ -106,7 +106,7 @@ impl Worker {
                     tracing::error!(%error, "no event could be claimed");
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = self.clock.sleep_until(self.clock.now().plus(STORE_PAUSE)) => {}
+                        () = self.clock.sleep(STORE_PAUSE) => {}
                     }
                 }
             }
@@ -119,7 +119,7 @@ impl Worker {
         let next_due = self.store.next_due(busy).await.ok().flatten();
         let due = async {
             match next_due {
-                Some(moment) => self.clock.sleep_until(moment).await,
+                Some(moment) => self.clock.sleep(moment.since(self.clock.now())).await,
                 None => std::future::pending().await,
             }
         };
@@ -226,7 +226,7 @@ impl Worker {
         tokio::pin!(reading);
         tokio::select! {
             read = &mut reading => return read,
-            () = self.clock.sleep_until(self.clock.now().plus(READ_IN_ORDER)) => {}
+            () = self.clock.sleep(READ_IN_ORDER) => {}
         }
         if let Err(error) = self.store.give_way(claim).await {
             tracing::warn!(%error, "later events still wait for this one to be read");

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use super::Door;
 use super::answer::{Format, Refusal};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::config::{Limits, Server};
 
 /// What a request can have too much of.
@@ -133,7 +133,7 @@ struct Connections {
 struct Seat {
     threshold: Arc<Threshold>,
     address: IpAddr,
-    since: Timestamp,
+    since: Moment,
     excess: Option<Excess>,
     requests: AtomicUsize,
 }
@@ -186,7 +186,7 @@ impl Threshold {
                 None
             }
         };
-        let (threshold, since) = (Arc::clone(self), self.clock.now());
+        let (threshold, since) = (Arc::clone(self), self.clock.monotonic());
         data.insert(Seat { threshold, address, since, excess, requests: AtomicUsize::new(0) });
     }
 
@@ -260,7 +260,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         // A head that does not arrive is answered 408 before any code of ours sees it, by a coarse clock. Whoever hangs
         // up at once was no slow client.
-        let open_for = self.threshold.clock.now().since(self.since);
+        let open_for = self.threshold.clock.monotonic().since(self.since);
         if *self.requests.get_mut() == 0 && open_for * 2 >= self.threshold.limits.request_timeout {
             self.threshold.refusals.note(Excess::Slow);
         }

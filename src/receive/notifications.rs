@@ -182,7 +182,7 @@ impl Door {
         integration: &Integration,
         announced: &Announced,
     ) -> Option<Answer> {
-        let start = self.clock.now();
+        let start = self.clock.monotonic();
         let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
         loop {
             let event = self.store.event(id).await.ok().flatten()?;

@@ -99,7 +99,7 @@ async fn read_body(door: &Door, request: &HttpRequest, payload: web::Payload) ->
             Ok(body) => Ok(body.unwrap_or_default()),
             Err(_) => Err(door.threshold.refuse(Excess::Body, request)),
         },
-        () = door.clock.sleep_until(door.clock.now().plus(limits.request_timeout)) => {
+        () = door.clock.sleep(limits.request_timeout) => {
             Err(door.threshold.refuse(Excess::Slow, request))
         }
     }

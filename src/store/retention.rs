@@ -38,7 +38,7 @@ pub async fn prune_from_time_to_time(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = clock.sleep_until(now.plus(pause)) => {}
+            () = clock.sleep(pause) => {}
         }
     }
 }
@@ -50,21 +50,30 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::clock::{Moment, Now};
     use crate::store::conformance::{LEASE, at, fetched, notification};
     use crate::store::memory::MemoryStore;
     use crate::store::{Advanced, Filter, Settlement};
 
     /// A clock on which it is always what somebody waits for.
-    struct Hurried(Mutex<Timestamp>);
+    struct Hurried(Mutex<Now>);
 
     #[async_trait]
     impl Clock for Hurried {
         fn now(&self) -> Timestamp {
-            *self.0.lock().expect("not poisoned")
+            self.0.lock().expect("not poisoned").wall
         }
 
-        async fn sleep_until(&self, moment: Timestamp) {
-            *self.0.lock().expect("not poisoned") = moment;
+        fn monotonic(&self) -> Moment {
+            self.0.lock().expect("not poisoned").monotonic
+        }
+
+        async fn sleep_until(&self, moment: Moment) {
+            {
+                let mut now = self.0.lock().expect("not poisoned");
+                let slept = moment.since(now.monotonic);
+                *now = Now { wall: now.wall.plus(slept), monotonic: moment.max(now.monotonic) };
+            }
             tokio::task::yield_now().await;
         }
     }
@@ -81,7 +90,7 @@ mod tests {
             let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
             store.settle(claim, Settlement::Done(None), received).await.expect("settled");
         }
-        let clock = Arc::new(Hurried(Mutex::new(at(61))));
+        let clock = Arc::new(Hurried(Mutex::new(Now { wall: at(61), monotonic: Moment::default() })));
         let stop = CancellationToken::new();
         let keep = Duration::from_mins(1);
         let pruning = prune_from_time_to_time(store.clone(), clock.clone(), keep, stop.clone());
