@@ -17,8 +17,8 @@ pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Re
         StageError::passing_after(format!("the event could not be read: {error}"), error.retry_after())
     })?;
     match fetched {
-        Fetched::Body(bytes) => understand(bytes),
-        Fetched::Gone(status) => {
+        Fetched::Body { bytes, content_type: _ } => understand(bytes),
+        Fetched::Missing(status) => {
             Err(StageError::for_good(format!("the marketplace has no such event: it answered {status}")))
         }
     }

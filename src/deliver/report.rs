@@ -12,7 +12,7 @@ pub(super) async fn report(
 ) -> Result<Option<String>, StageError> {
     match marketplace.report(url, result).await {
         Ok(Reported::Taken) => Ok(None),
-        Ok(Reported::SettledBefore(status)) => {
+        Ok(Reported::SettledBefore(status) | Reported::Unknown(status)) => {
             Ok(Some(format!("the marketplace had settled the event already: it answered {status}")))
         }
         Err(error) => {

@@ -13,9 +13,6 @@ use crate::config::{self, Marketplace};
 use crate::egress::{Egress, EgressError};
 use crate::event::{BaseUrl, EventResult, EventUrl, MAX_BODY_BYTES};
 
-/// The longest wait a marketplace can ask for by `Retry-After`.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
-
 /// One marketplace, called with one integration's inbound client.
 pub struct MarketplaceClient {
     base_url: BaseUrl,
@@ -28,9 +25,15 @@ pub struct MarketplaceClient {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fetched {
     /// Its body, as received.
-    Body(Vec<u8>),
-    /// The marketplace knows no such event (any more).
-    Gone(StatusCode),
+    Body {
+        /// The bytes, after any content coding is undone.
+        bytes: Vec<u8>,
+        /// What the answer says that they are.
+        content_type: Option<String>,
+    },
+    /// There is no such event (any more): 404 or 410. An ingress without a backend says so too, so it is believed only
+    /// when it lasts.
+    Missing(StatusCode),
 }
 
 /// What came of reporting a result.
@@ -38,8 +41,11 @@ pub enum Fetched {
 pub enum Reported {
     /// The marketplace took it.
     Taken,
-    /// The marketplace has settled the event already.
+    /// The marketplace has settled the event already: 409 or 410.
     SettledBefore(StatusCode),
+    /// The marketplace knows nothing to settle: 404. An ingress without a backend says so too, so it is believed only
+    /// when it lasts.
+    Unknown(StatusCode),
 }
 
 /// Why a call came to nothing. Every one of these may pass.
@@ -107,8 +113,12 @@ impl MarketplaceClient {
     pub async fn fetch(&self, url: &EventUrl) -> Result<Fetched, CallError> {
         let answer = self.call(&Method::GET, url.as_str(), &[]).await?;
         match answer.status() {
-            status if status.is_success() => Ok(Fetched::Body(answer.into_body())),
-            status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => Ok(Fetched::Gone(status)),
+            status if status.is_success() => {
+                let content_type = answer.headers().get(CONTENT_TYPE);
+                let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+                Ok(Fetched::Body { bytes: answer.into_body(), content_type })
+            }
+            status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => Ok(Fetched::Missing(status)),
             _ => Err(unhelpful(&answer, self.clock.now())),
         }
     }
@@ -122,7 +132,8 @@ impl MarketplaceClient {
         let answer = self.call(&Method::POST, &url.result_url(), &body).await?;
         match answer.status() {
             status if status.is_success() => Ok(Reported::Taken),
-            status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT) => Ok(Reported::SettledBefore(status)),
+            status @ (StatusCode::CONFLICT | StatusCode::GONE) => Ok(Reported::SettledBefore(status)),
+            status @ StatusCode::NOT_FOUND => Ok(Reported::Unknown(status)),
             _ => Err(unhelpful(&answer, self.clock.now())),
         }
     }
@@ -175,13 +186,14 @@ fn unhelpful(answer: &Response<Vec<u8>>, now: Timestamp) -> CallError {
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
+///
+/// As it was asked for: how much of it is honoured is for whoever waits to decide.
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = if let Ok(seconds) = text.parse() {
-        Duration::from_secs(seconds)
-    } else {
-        let moment = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
-        Timestamp::from_millis(i64::try_from(moment.as_millis()).ok()?).since(now)
-    };
-    Some(wait.min(LONGEST_RETRY_AFTER))
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are a wait that outlasts everything.
+        return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
+    }
+    let moment = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(i64::try_from(moment.as_millis()).ok()?).since(now))
 }
