@@ -13,8 +13,8 @@ const JSON: &[u8] = include_bytes!("../tests/fixtures/subscription-order.json");
 const XML: &[u8] = include_bytes!("../tests/fixtures/subscription-order.xml");
 
 fn bodies(criterion: &mut Criterion) {
-    criterion.bench_function("an order in JSON", |bencher| bencher.iter(|| Event::read(black_box(JSON))));
-    criterion.bench_function("an order in XML", |bencher| bencher.iter(|| Event::read(black_box(XML))));
+    criterion.bench_function("an order in JSON", |bencher| bencher.iter(|| Event::read(black_box(JSON), None)));
+    criterion.bench_function("an order in XML", |bencher| bencher.iter(|| Event::read(black_box(XML), None)));
 }
 
 criterion_group!(benches, bodies);

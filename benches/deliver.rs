@@ -209,7 +209,7 @@ fn fill(directory: &Path, events: u32) {
     let started = Instant::now();
     let store = Arc::new(SledStore::open(directory, false).expect("opens"));
     let base = BaseUrl::parse("http://127.0.0.1:8090").expect("a base URL");
-    let facts = Facts::of(&Event::read(ORDER.as_bytes()).expect("an event"));
+    let facts = Facts::of(&Event::read(ORDER.as_bytes(), None).expect("an event"));
     let lease = Duration::from_mins(5);
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();

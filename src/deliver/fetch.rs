@@ -26,7 +26,7 @@ pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Re
 
 /// What a body says. One that says nothing may be a proxy's error page, so it is read again.
 pub(super) fn understand(bytes: Vec<u8>) -> Result<Body, StageError> {
-    match Event::read(&bytes) {
+    match Event::read(&bytes, None) {
         Ok(event) => Ok(Body { bytes, event }),
         Err(error) => Err(StageError::passing(error.to_string())),
     }

@@ -58,7 +58,7 @@ mod tests {
             // Its account is that of the product, which stays.
             (r#"{"type":"ADDON_CANCEL","payload":{"account":{"accountIdentifier":"a"}}}"#, None),
         ] {
-            let event = Event::read(body.as_bytes()).expect("an event");
+            let event = Event::read(body.as_bytes(), None).expect("an event");
             assert_eq!(status_on_success(&event), status, "{body}");
         }
     }

@@ -9,8 +9,8 @@ use super::read::BodyError;
 ///
 /// An event parser rather than serde's `Value`, because numbers must keep every digit they came with: a
 /// quantity of `1.10` is not `1.1`, and `18446744073709551616` is not a float.
-pub(super) fn read(bytes: &[u8]) -> Result<Node, BodyError> {
-    let mut parser = SliceJsonParser::new(bytes);
+pub(super) fn read(text: &str) -> Result<Node, BodyError> {
+    let mut parser = SliceJsonParser::new(text.as_bytes());
     let mut tree = Builder::default();
     loop {
         match parser.parse_next().map_err(|error| BodyError::Malformed(error.to_string()))? {

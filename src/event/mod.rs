@@ -4,6 +4,7 @@
 
 mod account_status;
 mod body;
+mod charset;
 mod id;
 mod json;
 mod kind;
@@ -21,6 +22,7 @@ pub use body::{
     Account, AccountStatus, Address, Company, CustomAttribute, Event, Item, Link, MarketplaceInfo, Notice, NoticeType,
     Order, Payload, PricingDuration, Quantity, User,
 };
+pub use charset::charset_of;
 pub use id::EventId;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;

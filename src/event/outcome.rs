@@ -193,7 +193,7 @@ mod tests {
                 account_identifier: Some(texts[2].clone()),
                 user_identifier: Some(texts[3].clone()),
             };
-            let tree = crate::event::xml::read(result.to_xml().as_bytes()).expect("well-formed");
+            let tree = crate::event::xml::read(&result.to_xml()).expect("well-formed");
             let read = ["errorCode", "message", "accountIdentifier", "userIdentifier"].map(|name| tree.text_of(name));
             proptest::prop_assert_eq!(read.map(Option::unwrap_or_default).to_vec(), texts);
         }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::node::Node;
 use super::{
     Account, AccountStatus, Address, Company, CustomAttribute, Event, EventType, Flag, Item, Link, MarketplaceInfo,
-    Notice, NoticeType, Order, Payload, PricingDuration, Quantity, User, json, xml,
+    Notice, NoticeType, Order, Payload, PricingDuration, Quantity, User, charset, json, xml,
 };
 
 /// The largest body that is read, in bytes.
@@ -37,22 +37,19 @@ pub enum BodyError {
 }
 
 impl Event {
-    /// Reads a body.
+    /// Reads a body that the marketplace gave with this `charset`, as [`charset_of`](super::charset_of) its
+    /// `Content-Type`.
     ///
     /// # Errors
     /// Only if the bytes are no document of a known format, break a limit, or name no type: an odd shape
     /// inside is read as far as it goes.
-    pub fn read(bytes: &[u8]) -> Result<Self, BodyError> {
+    pub fn read(bytes: &[u8], charset: Option<&str>) -> Result<Self, BodyError> {
         if bytes.len() > MAX_BODY_BYTES {
             return Err(BodyError::TooLarge(bytes.len()));
         }
-        // By looking and not by `Content-Type`: no JSON document begins like an XML one, marketplaces mislabel both,
-        // and a body that is read again after a restart has no headers.
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let tree = match bytes.trim_ascii_start().first() {
-            Some(b'<') => xml::read(bytes)?,
-            _ => json::read(bytes)?,
-        };
+        let text = charset::decode(bytes, charset);
+        // By looking and not by `Content-Type`: no JSON document begins like an XML one, and marketplaces mislabel both.
+        let tree = if text.trim_ascii_start().starts_with('<') { xml::read(&text)? } else { json::read(&text)? };
         Self::from_tree(&tree)
     }
 
@@ -219,7 +216,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Event {
-        Event::read(json.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
+        Event::read(json.as_bytes(), None).unwrap_or_else(|error| panic!("{json}: {error}"))
     }
 
     #[test]
@@ -277,16 +274,16 @@ mod tests {
     #[test]
     fn a_body_beyond_the_limits_is_refused_by_name() {
         let deep = "[".repeat(super::super::node::MAX_DEPTH + 1);
-        assert_eq!(Event::read(deep.as_bytes()), Err(BodyError::TooDeep));
+        assert_eq!(Event::read(deep.as_bytes(), None), Err(BodyError::TooDeep));
         let many = format!("[{}1]", "1,".repeat(super::super::node::MAX_NODES));
-        assert_eq!(Event::read(many.as_bytes()), Err(BodyError::TooMany));
-        assert_eq!(Event::read(&vec![b' '; MAX_BODY_BYTES + 1]), Err(BodyError::TooLarge(MAX_BODY_BYTES + 1)));
-        assert_eq!(Event::read(b"[]"), Err(BodyError::NotAnObject));
-        assert_eq!(Event::read(b"{\"payload\":{}}"), Err(BodyError::NoType));
-        assert!(matches!(Event::read(b"<html>"), Err(BodyError::Malformed(_))));
+        assert_eq!(Event::read(many.as_bytes(), None), Err(BodyError::TooMany));
+        assert_eq!(Event::read(&vec![b' '; MAX_BODY_BYTES + 1], None), Err(BodyError::TooLarge(MAX_BODY_BYTES + 1)));
+        assert_eq!(Event::read(b"[]", None), Err(BodyError::NotAnObject));
+        assert_eq!(Event::read(b"{\"payload\":{}}", None), Err(BodyError::NoType));
+        assert!(matches!(Event::read(b"<html>", None), Err(BodyError::Malformed(_))));
         let deep = "<a>".repeat(super::super::node::MAX_DEPTH + 1);
-        assert_eq!(Event::read(deep.as_bytes()), Err(BodyError::TooDeep));
+        assert_eq!(Event::read(deep.as_bytes(), None), Err(BodyError::TooDeep));
         let many = format!("<a>{}</a>", "<b/>".repeat(super::super::node::MAX_NODES));
-        assert_eq!(Event::read(many.as_bytes()), Err(BodyError::TooMany));
+        assert_eq!(Event::read(many.as_bytes(), None), Err(BodyError::TooMany));
     }
 }

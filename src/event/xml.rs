@@ -16,8 +16,7 @@ use super::read::BodyError;
 /// There are no entities but XML's own five: a document type declaration is an error, so nothing is expanded and
 /// nothing outside is read. Namespace prefixes do not count; attributes count as children unless the element has
 /// text.
-pub(super) fn read(bytes: &[u8]) -> Result<Node, BodyError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("not UTF-8 ({error})")))?;
+pub(super) fn read(text: &str) -> Result<Node, BodyError> {
     let mut reader = Reader::from_str(text);
     let mut tree = Tree::default();
     loop {

@@ -199,7 +199,8 @@ mod tests {
                 "payload": { "configuration": { "domain": "<emcc>", "a key": "b" } },
             });
             merge(&mut event, over);
-            let read = |body: &str| Event::read(body.as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
+            let read =
+                |body: &str| Event::read(body.as_bytes(), None).unwrap_or_else(|error| panic!("{error}: {body}"));
             assert_eq!(read(&to_xml(&event)), read(&event.to_string()), "{}", kind.path);
         }
     }
