@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpServer};
 use doorbell::app::{authenticator, open_door, open_store};
-use doorbell::clock::{Clock, SystemClock};
+use doorbell::clock::{Clock, Now, SystemClock};
 use doorbell::config::{Config, StoreUrl};
-use doorbell::event::{BaseUrl, Event, EventResult, EventUrl, Facts, Notification};
+use doorbell::event::{BaseUrl, Body, Event, EventResult, EventUrl, Facts, Notification};
 use doorbell::store::sled::SledStore;
 use doorbell::store::{Advanced, EventStore, Settlement, Step};
 use support::load::{Measured, Pace, Until, request, run};
@@ -190,8 +190,8 @@ fn door_alone(store: &Path) -> Receiver {
 async fn serve_door() {
     let mut config = Config::defaults();
     config.store.url = StoreUrl::Sled(std::env::var_os(STORE).expect("a directory").into());
-    let store = open_store(&config).await.expect("opens");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = open_store(&config, &clock).await.expect("opens");
     let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
     let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
     let server = HttpServer::new(move || {
@@ -207,10 +207,9 @@ async fn serve_door() {
 fn fill(directory: &Path, events: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let started = Instant::now();
-    let store = Arc::new(SledStore::open(directory, false).expect("opens"));
+    let store = Arc::new(SledStore::open(directory, false, SystemClock.read()).expect("opens"));
     let base = BaseUrl::parse("http://127.0.0.1:8090").expect("a base URL");
-    let facts = Facts::of(&Event::read(ORDER.as_bytes(), None).expect("an event"));
-    let lease = Duration::from_mins(5);
+    let facts = Facts::of(&Event::read(ORDER.as_bytes(), None).expect("an event")).expect("a short account");
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..256 {
@@ -220,17 +219,20 @@ fn fill(directory: &Path, events: u32) {
                     let url = format!("{base}/api/integration/v1/events/{}", uuid::Uuid::new_v4());
                     let url = EventUrl::parse(&url, [&base]).expect("an event URL");
                     let notification = Notification::new("default".to_owned(), url, None, String::new());
-                    let now = SystemClock.now();
+                    let now = SystemClock.read();
                     store.record(&notification, now).await.expect("recorded");
                     // Later than any of the tasks has recorded anything.
-                    let now = now.plus(Duration::from_mins(1));
-                    let claim = store.claim(lease, now, &[]).await.expect("answers").expect("one event at least");
-                    let step = Step::Fetched { facts: facts.clone(), body: ORDER.as_bytes().to_vec() };
-                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, lease, now).await else { panic!() };
+                    let now = Now { monotonic: now.monotonic.plus(Duration::from_mins(1)), ..now };
+                    let claim = store.claim(now, &[]).await.expect("answers").expect("one event at least");
+                    let step = Step::Fetched {
+                        facts: facts.clone(),
+                        body: Body { bytes: ORDER.as_bytes().to_vec(), charset: None },
+                    };
+                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, now).await else { panic!() };
                     let mut result = EventResult::success("accepted");
                     result.account_identifier = Some(format!("account-{}", claim.event().id));
                     let step = Step::Handled(result);
-                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, lease, now).await else { panic!() };
+                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, now).await else { panic!() };
                     store.settle(claim, Settlement::Done(None), now).await.expect("settled");
                 }
             });

@@ -192,8 +192,8 @@ async fn serve_routes() {
     let directory = std::env::var_os(STORE).expect("a directory");
     let mut config = Config::defaults();
     config.store.url = StoreUrl::Sled(directory.clone().into());
-    let store = open_store(&config).await.expect("opens");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = open_store(&config, &clock).await.expect("opens");
     // Below the store's directory, whose attributes it inherits.
     let naive = sled::Config::new()
         .path(Path::new(&directory).join("naive"))

@@ -96,7 +96,7 @@ impl App {
         handler: Arc<dyn EventHandler>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let store = open_store(config).await?;
+        let store = open_store(config, &clock).await?;
         Self::start_on(config, store, handler, clock).await
     }
 
@@ -183,12 +183,14 @@ impl App {
 ///
 /// # Errors
 /// If it cannot be opened; the error says what to do.
-pub async fn open_store(config: &Config) -> Result<Arc<dyn EventStore>, OpenError> {
+pub async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn EventStore>, OpenError> {
     match &config.store.url {
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
         StoreUrl::Sled(directory) => {
-            let (directory, require_durable) = (directory.clone(), config.store.require_durable);
-            let opened = tokio::task::spawn_blocking(move || RecoveringStore::open(&directory, require_durable)).await;
+            let (directory, require_durable, clock) =
+                (directory.clone(), config.store.require_durable, Arc::clone(clock));
+            let opened =
+                tokio::task::spawn_blocking(move || RecoveringStore::open(&directory, require_durable, clock)).await;
             let store = opened.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))?;
             Ok(Arc::new(store))
         }

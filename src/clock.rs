@@ -67,33 +67,40 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A point on the monotonic clock of this process: how long after an arbitrary start it lies.
+/// A point on the monotonic clock of this process, in microseconds before or after an arbitrary start.
 ///
 /// It means nothing to another process, so it is never stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(Duration);
+pub struct Moment(i64);
 
 impl Moment {
-    /// The end of time.
-    pub const MAX: Self = Self(Duration::MAX);
-
     /// The point that lies `elapsed` after the start.
     #[must_use]
-    pub const fn after_start(elapsed: Duration) -> Self {
-        Self(elapsed)
+    pub fn after_start(elapsed: Duration) -> Self {
+        Self(0).plus(elapsed)
     }
 
     /// This point and `duration` more, or the end of time.
     #[must_use]
-    pub const fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(duration))
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(micros(duration)))
+    }
+
+    /// The point that lies `duration` before this one.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(micros(duration)))
     }
 
     /// How long after `earlier` this is; zero if it is not after it.
     #[must_use]
-    pub const fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Both clocks, read together.
@@ -143,7 +150,7 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
     fn monotonic(&self) -> Moment {
         static START: OnceLock<Instant> = OnceLock::new();
-        Moment(START.get_or_init(Instant::now).elapsed())
+        Moment::after_start(START.get_or_init(Instant::now).elapsed())
     }
 
     async fn sleep_until(&self, moment: Moment) {

@@ -133,7 +133,7 @@ async fn a_token_stays_good_across_a_restart() {
     let marketplace = Marketplace::start().await;
     let configuration = configuration(&marketplace.base_url, "memory:");
     let directory = tempfile::tempdir().expect("a directory");
-    let open = || Arc::new(SledStore::open(directory.path(), false).expect("opens"));
+    let open = || Arc::new(SledStore::open(directory.path(), false, SystemClock.read()).expect("opens"));
     let before = Receiver::start_with(&configuration, open(), Accept, Arc::new(SystemClock)).await;
     let bearer = before.token().await;
     let Receiver { app, store, .. } = before;

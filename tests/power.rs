@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use doorbell::clock::{Clock, SystemClock};
 use doorbell::event::{BaseUrl, EventId, EventUrl, State};
 use doorbell::store::sled::SledStore;
 use doorbell::store::{Durability, EventStore};
@@ -242,7 +243,7 @@ async fn recorded(directory: &TempDir) -> Option<Record> {
         eprintln!("skipped: what the program writes is recorded on Linux only");
         return None;
     }
-    let probe = SledStore::open(&directory.path().join("probe"), false).expect("opens");
+    let probe = SledStore::open(&directory.path().join("probe"), false, SystemClock.read()).expect("opens");
     if probe.durability() != Durability::Synchronous {
         eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
         return None;
@@ -294,7 +295,7 @@ async fn recorded(directory: &TempDir) -> Option<Record> {
 
 /// What is wrong with the store that a loss of power left behind.
 async fn faults(record: &Record, moment: usize, directory: &Path) -> Vec<String> {
-    let store = match SledStore::open(directory, false) {
+    let store = match SledStore::open(directory, false, SystemClock.read()) {
         Ok(store) => store,
         Err(error) => return vec![format!("it does not open: {error}")],
     };
@@ -318,7 +319,9 @@ async fn faults(record: &Record, moment: usize, directory: &Path) -> Vec<String>
             faults.push(format!("{id} was reported and is {}", event.state));
         }
         let stored = store.body(*id).await;
-        if event.state != State::Received && stored.as_ref().ok().and_then(Option::as_ref) != Some(body) {
+        if event.state != State::Received
+            && stored.as_ref().ok().and_then(Option::as_ref).map(|stored| &stored.bytes) != Some(body)
+        {
             faults.push(format!("{id} is {} and its body is not as it was received", event.state));
         }
     }

@@ -7,8 +7,8 @@ use crate::support::configuration;
 use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
 use doorbell::async_trait;
-use doorbell::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use doorbell::event::{AccountStatus, EventId, EventRecord, Notification};
+use doorbell::clock::{Clock, ManualClock, Moment, Now, SystemClock, Timestamp};
+use doorbell::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
@@ -267,25 +267,25 @@ struct Broken(MemoryStore, StoreError);
 
 #[async_trait]
 impl EventStore for Broken {
-    async fn record(&self, _: &Notification, _: Timestamp) -> Result<Recorded, StoreError> {
+    async fn record(&self, _: &Notification, _: Now) -> Result<Recorded, StoreError> {
         Err(self.1.clone())
     }
-    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
-        self.0.claim(lease, now, busy).await
+    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        self.0.claim(now, busy).await
     }
-    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
-        self.0.advance(claim, step, lease, now).await
+    async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
+        self.0.advance(claim, step, now).await
     }
     async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
         self.0.give_way(claim).await
     }
-    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError> {
         self.0.settle(claim, settlement, now).await
     }
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
         self.0.amend(id, amendment, now).await
     }
-    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
         self.0.hasten(id, now).await
     }
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
@@ -297,19 +297,19 @@ impl EventStore for Broken {
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
         self.0.event(id).await
     }
-    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
         self.0.body(id).await
     }
     async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
         self.0.export(from, limit).await
     }
-    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
-        self.0.import(events).await
+    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError> {
+        self.0.import(events, now).await
     }
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         self.0.list(filter, before, limit).await
     }
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError> {
         self.0.next_due(busy).await
     }
     fn watch(&self, id: EventId) -> Watch {

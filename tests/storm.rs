@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use doorbell::clock::Timestamp;
+use doorbell::clock::{Clock, SystemClock, Timestamp};
 use doorbell::event::{
     AccountStatus, BaseUrl, Change, EventId, EventRecord, EventResult, EventType, EventUrl, Facts, Notification,
 };
@@ -273,7 +273,7 @@ fn cancelled(number: u64) -> EventRecord {
         account: Some(format!("account-{number}")),
         status_on_success: Some(AccountStatus::Cancelled),
     };
-    for change in [Change::Fetched(facts), Change::Handled(EventResult::success("bye")), Change::Done(None)] {
+    for change in [Change::Fetched(facts, None), Change::Handled(EventResult::success("bye")), Change::Done(None)] {
         record.apply(change, at).expect("legal");
     }
     record
@@ -289,7 +289,8 @@ fn import(configuration: &Path, events: u64) -> Child {
         .spawn()
         .expect("starts");
     let mut copy = std::io::BufWriter::new(import.stdin.as_mut().expect("piped"));
-    let lines = (0..events).map(|number| Line::Event(Box::new(StoredEvent { record: cancelled(number), body: None })));
+    let event = |number| StoredEvent { record: cancelled(number), body: Some(b"{}".to_vec()) };
+    let lines = (0..events).map(|number| Line::Event(Box::new(event(number))));
     for line in [Line::Head].into_iter().chain(lines) {
         writeln!(copy, "{}", line.into_text().expect("JSON")).expect("it reads on");
     }
@@ -317,7 +318,7 @@ async fn an_import_that_is_killed_over_and_over_brings_every_event_once_and_in_o
     assert!(said.status.success(), "{said:?}");
     eprintln!("after 2 kills: {}", String::from_utf8_lossy(&said.stdout).trim());
 
-    let store = SledStore::open(&store, false).expect("opens");
+    let store = SledStore::open(&store, false, SystemClock.read()).expect("opens");
     let (mut place, mut next) = (Some(0), 0);
     while let Some(from) = place {
         let exported = store.export(from, 1000).await.expect("exported");

@@ -97,7 +97,7 @@ async fn list(_: Operator, office: web::Data<Office>, query: web::Query<Query>) 
 async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&id)?;
     let event = office.store.event(id).await?.ok_or_else(unknown_event)?;
-    let body = office.store.body(id).await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let body = office.store.body(id).await?.map(|body| String::from_utf8_lossy(&body.bytes).into_owned());
     let (timeline, forgotten) = (timeline(&event), event.timeline.forgotten());
     let mut shown = json!(Summary::from(event));
     shown["timeline"] = json!(timeline);
@@ -152,13 +152,6 @@ async fn resolve(
 ) -> Result<HttpResponse, Problem> {
     let result = result.into_inner();
     let id = parse_id(&id)?;
-    let event = office.store.event(id).await?.ok_or_else(unknown_event)?;
-    let is_order = matches!(event.kind, Some(EventType::SubscriptionOrder | EventType::AddonOrder));
-    let has_account = result.account_identifier.as_deref().is_some_and(|account| !account.trim().is_empty());
-    if is_order && result.success && !has_account {
-        let detail = "a successful order must carry accountIdentifier, the vendor's name of the new account";
-        return Err(Problem::bad_request(&detail));
-    }
     let result = match (result.success, &result.error_code) {
         (false, None) => EventResult { error_code: Some(ErrorCode::UnknownError), ..result },
         _ => result,
@@ -167,7 +160,7 @@ async fn resolve(
 }
 
 async fn amend(office: &Office, id: &str, amendment: Amendment) -> Result<HttpResponse, Problem> {
-    let event = office.store.amend(parse_id(id)?, amendment, office.clock.now()).await?;
+    let event = office.store.amend(parse_id(id)?, amendment, office.clock.read()).await?;
     tracing::info!(event.id = %event.id, state = %event.state, "changed by an operator");
     Ok(HttpResponse::Accepted().json(Summary::from(event)))
 }

@@ -52,8 +52,9 @@ impl From<StoreError> for Problem {
         let status = match &error {
             StoreError::Overloaded | StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::NotFound => StatusCode::NOT_FOUND,
-            StoreError::Illegal(_) | StoreError::Held | StoreError::LeaseEnded => StatusCode::CONFLICT,
-            StoreError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            StoreError::Illegal(_) | StoreError::Held | StoreError::ClaimLost => StatusCode::CONFLICT,
+            StoreError::Unfit(_) => StatusCode::BAD_REQUEST,
+            StoreError::TooLong(_) | StoreError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, detail: error.to_string() }
     }

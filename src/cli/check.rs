@@ -70,7 +70,8 @@ async fn check_store(config: &Config) -> Result<String, String> {
         StoreUrl::Sled(directory) => directory.display().to_string(),
         StoreUrl::Memory => "memory".to_owned(),
     };
-    match open_store(config).await {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    match open_store(config, &clock).await {
         Ok(store) => {
             store.ready().await.map_err(|error| error.to_string())?;
             Ok(format!("{place}: {}", store.durability()))

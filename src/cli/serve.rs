@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::Failure;
 use crate::app::{App, configured_handler, open_store, warn_of_durability};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::handler::EventHandler;
 use crate::{shutdown, telemetry};
@@ -10,10 +10,11 @@ use crate::{shutdown, telemetry};
 pub(super) async fn run(config: &Config, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
     telemetry::start(&config.log);
     let stop = shutdown::on_signal().map_err(Failure::because)?;
-    let store = open_store(config).await.map_err(Failure::because)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = open_store(config, &clock).await.map_err(Failure::because)?;
     warn_of_durability(config, store.durability());
     let handler = handler.unwrap_or_else(|| configured_handler(config));
-    let app = App::start_on(config, store, handler, Arc::new(SystemClock)).await.map_err(Failure::because)?;
+    let app = App::start_on(config, store, handler, clock).await.map_err(Failure::because)?;
     tracing::info!(public = %app.public, admin = %app.admin, public_url = %config.server.public_url, "listening");
     stop.cancelled().await;
     app.stop().await;

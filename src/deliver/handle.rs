@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use super::StageError;
-use super::fetch::Body;
+use super::fetch::Read;
 use crate::event::{AccountStatus, EventRecord};
 use crate::handler::{Dispatched, EventHandler, dispatch};
 
@@ -14,25 +14,25 @@ use crate::handler::{Dispatched, EventHandler, dispatch};
 /// a status event asks about.
 pub(super) async fn handle(
     handler: Arc<dyn EventHandler>,
-    (record, body, status): (EventRecord, Body, Option<AccountStatus>),
+    (record, read, status): (EventRecord, Read, Option<AccountStatus>),
     limit: Duration,
 ) -> Result<Dispatched, StageError> {
     let span = tracing::Span::current();
     // A task of its own, so that a panic ends the run and not the worker.
     let run = tokio::spawn(
-        async move { dispatch(handler.as_ref(), &record, body.event, body.bytes, status).await }.instrument(span),
+        async move { dispatch(handler.as_ref(), &record, read.event, read.body.bytes, status).await }.instrument(span),
     );
     let abort = run.abort_handle();
     match tokio::time::timeout(limit, run).await {
         Ok(Ok(Ok(dispatched))) => Ok(dispatched),
         Ok(Ok(Err(error))) if error.may_pass() => {
-            Err(StageError::passing(format!("the handler asks to be run again: {error}")))
+            Err(StageError::transient(format!("the handler asks to be run again: {error}")))
         }
-        Ok(Ok(Err(error))) => Err(StageError::for_good(format!("the handler made no valid result: {error}"))),
-        Ok(Err(panic)) => Err(StageError::passing(format!("the handler panicked: {}", message_of(panic)))),
+        Ok(Ok(Err(error))) => Err(StageError::permanent(format!("the handler made no valid result: {error}"))),
+        Ok(Err(panic)) => Err(StageError::transient(format!("the handler panicked: {}", message_of(panic)))),
         Err(_) => {
             abort.abort();
-            Err(StageError::passing(format!("the handler did not finish within {} s", limit.as_secs_f32())))
+            Err(StageError::transient(format!("the handler did not finish within {} s", limit.as_secs_f32())))
         }
     }
 }

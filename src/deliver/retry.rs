@@ -16,14 +16,16 @@ impl RetrySchedule {
     /// The wait after `failures` failures in a row.
     ///
     /// Drawn evenly between nothing and the step's length (full jitter), so that events that failed together do
-    /// not come back together; never shorter than the marketplace asked for. `random` is the draw.
+    /// not come back together; never shorter than the marketplace asked for, as far as that is no longer than the
+    /// longest step: a slip of the pen there must not stop an account for a day. `random` is the draw.
     #[must_use]
     pub fn wait(&self, failures: u32, asked: Option<Duration>, random: u64) -> Duration {
         let index = usize::try_from(failures).unwrap_or(usize::MAX).min(self.steps.len().saturating_sub(1));
         let longest = self.steps.get(index).copied().unwrap_or(Duration::from_secs(1));
         let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX - 1);
         let drawn = Duration::from_millis(random % (millis + 1));
-        drawn.max(asked.unwrap_or_default())
+        let most = self.steps.iter().max().copied().unwrap_or(longest);
+        drawn.max(asked.unwrap_or_default().min(most))
     }
 }
 
@@ -45,9 +47,15 @@ mod tests {
         }
 
         #[test]
-        fn a_wait_is_never_shorter_than_the_marketplace_asked_for(failures in 0_u32..10, random: u64, asked in 0_u64..4000) {
+        fn a_wait_is_never_shorter_than_the_marketplace_asked_for_and_never_longer_than_the_longest_step(
+            failures in 0_u32..10,
+            random: u64,
+            asked in prop_oneof![0_u64..100, any::<u64>()],
+        ) {
             let asked = Duration::from_secs(asked);
-            prop_assert!(schedule().wait(failures, Some(asked), random) >= asked);
+            let longest = Duration::from_secs(30);
+            let wait = schedule().wait(failures, Some(asked), random);
+            prop_assert!(wait >= asked.min(longest) && wait <= longest);
         }
     }
 }

@@ -6,23 +6,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::fetch::{Body, fetch, understand};
+use super::fetch::{Read, fetch, understand};
 use super::handle::handle;
 use super::hands::InHand;
 use super::report::report;
-use super::{RetrySchedule, StageError, TryAgain};
-use crate::clock::{Clock, Timestamp};
+use super::{Ending, Lasting, Retry, RetrySchedule, StageError};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::Answers;
-use crate::event::{AccountStatus, EventRecord, EventType, EventUrl, Facts, State};
+use crate::event::{AccountStatus, EventRecord, EventType, EventUrl, Facts, Failure, State};
 use crate::handler::{Dispatched, EventHandler};
 use crate::marketplace::MarketplaceClient;
 use crate::store::{Advanced, Claim, EventStore, Settlement, Step, StoreError};
 
-/// What a lease allows beyond the handler's own limit: the calls before and after it.
-const CALLS: Duration = Duration::from_mins(2);
 /// How long events that were received later wait for one that is being read (G5): more than a marketplace usually takes,
 /// and little enough that one event which is hard to read does not hold up all the others.
 const READ_IN_ORDER: Duration = Duration::from_secs(2);
+/// How long a result is left to the answer of a notification, at most: no caller waits longer.
+const LEFT_TO_ANSWER: Duration = Duration::from_secs(5);
 /// How long the worker leaves a failing store alone.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,7 +55,19 @@ enum Stage {
     /// The claim is settled, or has moved on to somebody else.
     Over,
     /// On with the next stage.
-    Next(Claim, Option<Body>),
+    Next(Claim, Option<Read>),
+    /// It failed.
+    Failed(Claim, StageError),
+}
+
+/// What follows from a failure.
+enum AfterFailure {
+    /// It is tried again after this long.
+    Wait(Duration),
+    /// Its event is done, with this note: nobody will ever confirm it.
+    Unconfirmed(String),
+    /// Its event is dead, for this reason, and may recover or not.
+    Dead(String, bool),
 }
 
 impl Worker {
@@ -83,13 +95,13 @@ impl Worker {
 
     /// Works until `stop`, then returns once the work in hand is finished.
     ///
-    /// Dropping the future stops at once; what was in hand is worked again after its lease or a restart.
+    /// Dropping the future stops at once; what was in hand is worked again.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let in_hand = TaskTracker::new();
         while !stop.is_cancelled() {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
             let busy = self.in_hand.busy();
-            match self.store.claim(self.lease(), self.clock.now(), &busy).await {
+            match self.store.claim(self.clock.read(), &busy).await {
                 Ok(Some(claim)) => {
                     let hand = self.in_hand.take(&claim.event().marketplace);
                     let worker = Arc::clone(&self);
@@ -119,7 +131,7 @@ impl Worker {
         let next_due = self.store.next_due(busy).await.ok().flatten();
         let due = async {
             match next_due {
-                Some(moment) => self.clock.sleep(moment.since(self.clock.now())).await,
+                Some(moment) => self.clock.sleep_until(moment).await,
                 None => std::future::pending().await,
             }
         };
@@ -131,10 +143,6 @@ impl Worker {
         }
     }
 
-    fn lease(&self) -> Duration {
-        self.handler_timeout + CALLS
-    }
-
     async fn work(&self, claim: Claim) {
         let event = claim.event();
         let span = tracing::info_span!(
@@ -142,7 +150,7 @@ impl Worker {
             event.id = %event.id,
             integration = event.integration,
             marketplace = event.marketplace,
-            attempt = event.attempts + 1,
+            attempt = event.attempt(),
             event.type = tracing::field::Empty,
             event.flag = tracing::field::Empty,
         );
@@ -153,16 +161,23 @@ impl Worker {
     }
 
     async fn pass_stages(&self, mut claim: Claim) -> Result<(), StoreError> {
-        let mut body = None;
+        let started = self.clock.monotonic();
+        if claim.was_lost() {
+            let error = StageError::transient(
+                "the last attempt ended without an outcome: it panicked, was stopped, or its outcome could not be stored",
+            );
+            return self.fail(claim, error, started).await;
+        }
+        let mut read = None;
         loop {
             let record = claim.event();
             let (marketplace, url) = match self.reach(record) {
                 Ok(reached) => reached,
-                Err(error) => return self.fail(claim, error).await,
+                Err(error) => return self.fail(claim, error, started).await,
             };
             let stage = match record.state {
                 State::Received => self.fetch_stage(claim, marketplace, &url).await?,
-                State::Fetched => self.handle_stage(claim, body.take()).await?,
+                State::Fetched => self.handle_stage(claim, read.take()).await?,
                 State::Handled => self.report_stage(claim, marketplace, &url).await?,
                 State::Done | State::Deferred | State::Dead => {
                     return Err(StoreError::Unreadable(format!("a {} event was up for work", record.state)));
@@ -170,7 +185,8 @@ impl Worker {
             };
             match stage {
                 Stage::Over => return Ok(()),
-                Stage::Next(next, read) => (claim, body) = (next, read),
+                Stage::Next(next, body) => (claim, read) = (next, body),
+                Stage::Failed(claim, error) => return self.fail(claim, error, started).await,
             }
         }
     }
@@ -180,7 +196,7 @@ impl Worker {
     /// The URL was checked when it was recorded; it is checked again by what is configured now (G6).
     fn reach(&self, record: &EventRecord) -> Result<(&MarketplaceClient, EventUrl), StageError> {
         let unknown = || {
-            StageError::passing(format!(
+            StageError::transient(format!(
                 "marketplace {} of integration {} is not configured any more",
                 record.marketplace, record.integration
             ))
@@ -199,18 +215,29 @@ impl Worker {
         marketplace: &MarketplaceClient,
         url: &EventUrl,
     ) -> Result<Stage, StoreError> {
-        let body = match self.fetch_in_order(&claim, marketplace, url).await {
-            Ok(body) => body,
-            Err(error) => return self.fail(claim, error).await.map(|()| Stage::Over),
+        let read = match self.fetch_in_order(&claim, marketplace, url).await {
+            Ok(read) => read,
+            Err(error) => return Ok(Stage::Failed(claim, error)),
+        };
+        let facts = match Facts::of(&read.event) {
+            Ok(facts) => facts,
+            Err(error) => {
+                let reason = format!("the event's account cannot be kept apart from others: {error}");
+                return Ok(Stage::Failed(claim, StageError::permanent(reason).with_body(read.body)));
+            }
         };
         if let Some(announced) = &claim.event().announced
-            && *announced != body.event.kind
+            && *announced != read.event.kind
         {
-            tracing::warn!(announced = %announced, "the event is a {} by its body, which counts", body.event.kind);
+            tracing::warn!(announced = %announced, "the event is a {} by its body, which counts", facts.kind);
         }
-        let step = Step::Fetched { facts: Facts::of(&body.event), body: body.bytes.clone() };
-        Ok(match self.store.advance(claim, step, self.lease(), self.clock.now()).await? {
-            Advanced::Proceed(claim) => Stage::Next(claim, Some(body)),
+        let step = Step::Fetched { facts, body: read.body.clone() };
+        self.advance(claim, step, Some(read)).await
+    }
+
+    async fn advance(&self, claim: Claim, step: Step, read: Option<Read>) -> Result<Stage, StoreError> {
+        Ok(match self.store.advance(claim, step, self.clock.read()).await? {
+            Advanced::Proceed(claim) => Stage::Next(claim, read),
             Advanced::Waiting => Stage::Over,
         })
     }
@@ -221,7 +248,7 @@ impl Worker {
         claim: &Claim,
         marketplace: &MarketplaceClient,
         url: &EventUrl,
-    ) -> Result<Body, StageError> {
+    ) -> Result<Read, StageError> {
         let reading = fetch(marketplace, url);
         tokio::pin!(reading);
         tokio::select! {
@@ -234,41 +261,41 @@ impl Worker {
         reading.await
     }
 
-    async fn handle_stage(&self, claim: Claim, body: Option<Body>) -> Result<Stage, StoreError> {
-        let read = match body {
-            Some(body) => Ok(body),
+    async fn handle_stage(&self, claim: Claim, read: Option<Read>) -> Result<Stage, StoreError> {
+        let read = match read {
+            Some(read) => Ok(read),
             None => match self.store.body(claim.event().id).await? {
-                Some(bytes) => understand(bytes),
-                None => Err(StageError::for_good("the body that was stored is gone")),
+                Some(body) => understand(body),
+                None => Err(StageError::permanent("the body that was stored is gone")),
             },
         };
-        let body = match read {
-            Ok(body) => body,
-            Err(error) => return self.fail(claim, error).await.map(|()| Stage::Over),
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => return Ok(Stage::Failed(claim, error)),
         };
         let span = tracing::Span::current();
-        span.record("event.type", body.event.kind.as_str());
-        if let Some(flag) = &body.event.flag {
+        span.record("event.type", read.event.kind.as_str());
+        if let Some(flag) = &read.event.flag {
             span.record("event.flag", flag.as_str());
         }
-        if body.event.is_ping() {
+        if read.event.is_ping() {
             tracing::info!("ping answered; no handler runs for it");
-            return self.settle(claim, Settlement::Done(None)).await.map(|()| Stage::Over);
+            return self.settle(claim, Settlement::Done(None)).await;
         }
         let status = self.asked_status(claim.event()).await?;
-        let run = (claim.event().clone(), body, status);
+        let run = (claim.event().clone(), read, status);
         let handled = Box::pin(handle(Arc::clone(&self.handler), run, self.handler_timeout)).await;
         match handled {
-            Ok(Dispatched::Result(result)) => {
-                let advanced = self.store.advance(claim, Step::Handled(result), self.lease(), self.clock.now()).await?;
-                Ok(match advanced {
-                    Advanced::Proceed(claim) => Stage::Next(claim, None),
-                    Advanced::Waiting => Stage::Over,
-                })
-            }
-            Ok(Dispatched::NoResult) => self.settle(claim, Settlement::Done(None)).await.map(|()| Stage::Over),
-            Ok(Dispatched::Deferred) => self.settle(claim, Settlement::Deferred).await.map(|()| Stage::Over),
-            Err(error) => self.fail(claim, error).await.map(|()| Stage::Over),
+            Ok(Dispatched::Result(result)) => match claim.event().check_result(&result) {
+                Ok(()) => self.advance(claim, Step::Handled(result), None).await,
+                Err(error) => {
+                    let reason = format!("the handler made no valid result: {error}");
+                    Ok(Stage::Failed(claim, StageError::permanent(reason)))
+                }
+            },
+            Ok(Dispatched::NoResult) => self.settle(claim, Settlement::Done(None)).await,
+            Ok(Dispatched::Deferred) => self.settle(claim, Settlement::Deferred).await,
+            Err(error) => Ok(Stage::Failed(claim, error)),
         }
     }
 
@@ -286,7 +313,9 @@ impl Worker {
     fn left_to_answer(&self, event: &EventRecord) -> Option<Timestamp> {
         let integration = self.integrations.iter().find(|integration| integration.name == event.integration)?;
         let waits = event.kind.as_ref().is_some_and(|kind| integration.answers.wait_for(kind));
-        event.answer_by.filter(|moment| waits && self.clock.now() < *moment)
+        let now = self.clock.now();
+        let until = event.answer_by.filter(|moment| waits && !event.handed_over && now < *moment)?;
+        Some(until.min(now.plus(LEFT_TO_ANSWER)))
     }
 
     async fn report_stage(
@@ -296,47 +325,77 @@ impl Worker {
         url: &EventUrl,
     ) -> Result<Stage, StoreError> {
         if let Some(until) = self.left_to_answer(claim.event()) {
-            return self.settle(claim, Settlement::LeftToAnswer { until }).await.map(|()| Stage::Over);
+            return self.settle(claim, Settlement::LeftToAnswer { until }).await;
         }
         let Some(result) = claim.event().result.clone() else {
-            let error = StageError::for_good("the result that was stored is gone");
-            return self.fail(claim, error).await.map(|()| Stage::Over);
+            return Ok(Stage::Failed(claim, StageError::permanent("the result that was stored is gone")));
         };
         match report(marketplace, url, &result).await {
             Ok(note) => {
                 tracing::info!(success = result.success, note, "event done");
-                self.settle(claim, Settlement::Done(note)).await.map(|()| Stage::Over)
+                // Where an answer carried the result, that the marketplace has it is what was to be expected.
+                let note = note.filter(|_| !claim.event().handed_over);
+                self.settle(claim, Settlement::Done(note)).await
             }
-            Err(error) => self.fail(claim, error).await.map(|()| Stage::Over),
+            Err(error) => Ok(Stage::Failed(claim, error)),
         }
     }
 
-    async fn settle(&self, claim: Claim, settlement: Settlement) -> Result<(), StoreError> {
-        self.store.settle(claim, settlement, self.clock.now()).await
+    async fn settle(&self, claim: Claim, settlement: Settlement) -> Result<Stage, StoreError> {
+        self.store.settle(claim, settlement, self.clock.read()).await.map(|()| Stage::Over)
     }
 
     /// Puts an event back for another try, or gives it up.
-    async fn fail(&self, claim: Claim, error: StageError) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let event = claim.event();
-        let settlement = match error.retry {
-            TryAgain::Never => Settlement::Dead(error.reason),
-            TryAgain::After(_) if now.since(event.worked_since) >= self.give_up_after => Settlement::Dead(format!(
-                "given up after {}: {}",
-                humantime::format_duration(self.give_up_after),
-                error.reason
-            )),
-            TryAgain::After(asked) => {
-                let wait = self.schedule.wait(event.failures, asked, random());
-                Settlement::Retry { due: now.plus(wait), error: error.reason }
+    async fn fail(&self, claim: Claim, error: StageError, started: Moment) -> Result<(), StoreError> {
+        let now = self.clock.read();
+        let took = now.monotonic.since(started);
+        let after = self.after_failure(claim.event(), &error, now.wall, took);
+        let StageError { reason, retry, unreadable } = error;
+        let cause = match retry {
+            Retry::UntilItLasts(lasting) => Some(lasting.cause),
+            Retry::Never | Retry::After(_) => None,
+        };
+        let settlement = match after {
+            AfterFailure::Wait(wait) => {
+                tracing::warn!(error = reason, next_try_in = %humantime::format_duration(wait), "attempt failed");
+                Settlement::Retry { wait, failure: Failure { reason, took, cause }, unreadable }
+            }
+            AfterFailure::Unconfirmed(note) => {
+                tracing::error!(note, "event done, and its result not confirmed");
+                Settlement::Done(Some(note))
+            }
+            AfterFailure::Dead(reason, may_recover) => {
+                tracing::error!(reason, "event is dead and waits for an operator");
+                Settlement::Dead { failure: Failure { reason, took, cause }, unreadable, may_recover }
             }
         };
-        match &settlement {
-            Settlement::Dead(reason) => tracing::error!(reason, "event is dead and waits for an operator"),
-            Settlement::Retry { due, error } => tracing::warn!(error, next_try = %due, "attempt failed"),
-            Settlement::Done(_) | Settlement::LeftToAnswer { .. } | Settlement::Deferred => {}
+        self.store.settle(claim, settlement, now).await
+    }
+
+    /// What follows from a failure of `event` at `now`, by an attempt that took `took`.
+    fn after_failure(&self, event: &EventRecord, error: &StageError, now: Timestamp, took: Duration) -> AfterFailure {
+        // A body that nobody could read, and one that could not be had, are worth another look if the marketplace rings again.
+        let may_recover = event.state == State::Received;
+        let asked = match &error.retry {
+            Retry::Never => return AfterFailure::Dead(error.reason.clone(), may_recover),
+            Retry::After(asked) => *asked,
+            Retry::UntilItLasts(Lasting { cause, over, then }) => {
+                let repeated = event.repeated(cause, now, took);
+                if repeated.times >= Lasting::TIMES && repeated.lasted() >= (*over).min(self.give_up_after) {
+                    let reason = format!("{} ({} times in a row)", error.reason, repeated.times);
+                    return match then {
+                        Ending::Dead => AfterFailure::Dead(reason, may_recover),
+                        Ending::Unconfirmed => AfterFailure::Unconfirmed(format!("not confirmed: {reason}")),
+                    };
+                }
+                None
+            }
+        };
+        if event.failures > 0 && event.retried_for(now, took) >= self.give_up_after {
+            let patience = humantime::format_duration(self.give_up_after);
+            return AfterFailure::Dead(format!("given up after {patience}: {}", error.reason), true);
         }
-        self.settle(claim, settlement).await
+        AfterFailure::Wait(self.schedule.wait(event.failures, asked, random()))
     }
 }
 

@@ -26,8 +26,11 @@ pub use charset::charset_of;
 pub use id::EventId;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
-pub use outcome::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
-pub use progress::{AccountChange, Change, EventRecord, Facts, IllegalChange, State};
+pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MAX_IDENTIFIER_BYTES};
+pub(crate) use progress::MAX_RECORD_BYTES;
+pub use progress::{
+    AccountChange, Body, Change, ChangeError, EventRecord, Facts, Failure, IllegalChange, Repeated, State, UnfitResult,
+};
 pub use query::{NotificationQuery, QueryError};
 pub use read::{BodyError, MAX_BODY_BYTES};
 pub use timeline::{Timeline, TimelineStep};

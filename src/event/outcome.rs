@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -99,6 +100,16 @@ impl EventResult {
         xml
     }
 
+    /// The same with every open text cut, so that a record of it stays short. Identifiers are not: see
+    /// [`AccountIdentifier`].
+    pub(super) fn bounded(self) -> Self {
+        Self {
+            error_code: self.error_code.map(|code| cut_word(code.as_str(), MAX_IDENTIFIER_BYTES)),
+            message: self.message.map(cut),
+            ..self
+        }
+    }
+
     /// Failure with its code and words to it.
     pub fn failure(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { success: false, error_code: Some(code), ..Self::success(message) }
@@ -110,10 +121,27 @@ fn readable(message: String) -> Option<String> {
     (!message.is_empty()).then(|| cut(message))
 }
 
+/// A value of an open enum with a text of so many bytes at most.
+pub(super) fn cut_word<'a, T: From<&'a str>>(text: &'a str, bytes: usize) -> T {
+    T::from(&text[..text.floor_char_boundary(bytes)])
+}
+
 /// A text for people, cut to a sane length at a character's edge.
 pub(super) fn cut(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));
-    text
+    match without_controls(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(cleaned) => cleaned,
+    }
+}
+
+/// A text without control characters other than white space: nobody reads them, and each takes six bytes in a record.
+pub(super) fn without_controls(text: &str) -> Cow<'_, str> {
+    let is_kept = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+    if text.chars().all(is_kept) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if is_kept(c) { c } else { ' ' }).collect())
 }
 
 /// The documentation shows `"success": "true"` too.
@@ -141,23 +169,40 @@ fn boolean_or_its_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<boo
     deserializer.deserialize_any(Visitor)
 }
 
-/// The vendor's name of a customer's account, by which every later event refers to it. Never empty.
+/// The vendor's name of a customer's account, by which every later event refers to it. Never empty, and at most
+/// [`MAX_IDENTIFIER_BYTES`] long.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AccountIdentifier(String);
 
-/// An identifier was empty or blank.
+/// The longest identifier that is taken, in bytes.
+///
+/// Events of one account are kept in order by it, so a longer one is refused and never cut: cutting would make one
+/// account of two.
+pub const MAX_IDENTIFIER_BYTES: usize = 256;
+
+/// Why a text cannot be an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("an account identifier must not be empty: the marketplace names the account by it in every later event")]
-pub struct EmptyIdentifier;
+pub enum IdentifierError {
+    /// It is empty or blank.
+    #[error("an account identifier must not be empty: the marketplace names the account by it in every later event")]
+    Empty,
+    /// It is longer than [`MAX_IDENTIFIER_BYTES`].
+    #[error("an identifier of {0} bytes is too long; at most {MAX_IDENTIFIER_BYTES} are taken")]
+    TooLong(usize),
+}
 
 impl AccountIdentifier {
     /// An identifier of the vendor's choice.
     ///
     /// # Errors
-    /// If it is empty or blank: a marketplace could not refer to the account.
-    pub fn new(identifier: impl Into<String>) -> Result<Self, EmptyIdentifier> {
+    /// If it is empty or blank, so that a marketplace could not refer to the account, or too long.
+    pub fn new(identifier: impl Into<String>) -> Result<Self, IdentifierError> {
         let identifier = identifier.into();
-        if identifier.trim().is_empty() { Err(EmptyIdentifier) } else { Ok(Self(identifier)) }
+        if identifier.trim().is_empty() {
+            return Err(IdentifierError::Empty);
+        }
+        check_length(&identifier)?;
+        Ok(Self(identifier))
     }
 
     /// The identifier as text.
@@ -165,6 +210,11 @@ impl AccountIdentifier {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether an identifier is short enough to be kept.
+pub(super) const fn check_length(identifier: &str) -> Result<(), IdentifierError> {
+    if identifier.len() > MAX_IDENTIFIER_BYTES { Err(IdentifierError::TooLong(identifier.len())) } else { Ok(()) }
 }
 
 impl From<AccountIdentifier> for String {
@@ -201,9 +251,10 @@ mod tests {
 
     #[test]
     fn a_result_in_xml_leaves_out_what_is_empty_and_what_xml_cannot_say() {
-        let result = EventResult::failure(ErrorCode::AccountNotFound, "no <account> \u{0}\u{8} here & now");
-        let expected = "<result><success>false</success><message>no &lt;account&gt;  here &amp; now</message>\
-                        <errorCode>ACCOUNT_NOT_FOUND</errorCode></result>";
+        let mut result = EventResult::failure(ErrorCode::AccountNotFound, "no <account> \u{0}\u{8} here & now");
+        result.user_identifier = Some("u\u{8}1".to_owned());
+        let expected = "<result><success>false</success><message>no &lt;account&gt;    here &amp; now</message>\
+                        <userIdentifier>u1</userIdentifier><errorCode>ACCOUNT_NOT_FOUND</errorCode></result>";
         assert_eq!(result.to_xml(), expected);
     }
 
@@ -223,6 +274,12 @@ mod tests {
 
     #[test]
     fn an_account_identifier_is_never_blank() {
-        assert_eq!(AccountIdentifier::new(" "), Err(EmptyIdentifier));
+        assert_eq!(AccountIdentifier::new(" "), Err(IdentifierError::Empty));
+    }
+
+    #[test]
+    fn an_account_identifier_that_is_too_long_is_refused_and_never_cut() {
+        assert!(AccountIdentifier::new("a".repeat(256)).is_ok());
+        assert_eq!(AccountIdentifier::new("a".repeat(257)), Err(IdentifierError::TooLong(257)));
     }
 }

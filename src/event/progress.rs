@@ -1,12 +1,16 @@
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::account_status::status_on_success;
-use super::outcome::cut;
-use super::{AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, Notification, Timeline};
-use crate::clock::Timestamp;
+use super::outcome::{check_length, cut, cut_word};
+use super::{
+    AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, IdentifierError, MAX_IDENTIFIER_BYTES,
+    Notification, Timeline,
+};
+use crate::clock::{Moment, Now, Timestamp};
 
 /// How far an event got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,6 +61,8 @@ impl fmt::Display for State {
 }
 
 /// What is known of one event, body aside.
+///
+/// Every text in it is bounded, so that the whole is never longer than a store keeps in one piece.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
@@ -80,16 +86,25 @@ pub struct EventRecord {
     pub received_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
-    /// When a worker may take it (next).
+    /// When a worker may take it (next), by the wall clock as it stood at `updated_at`: what counts is how long after
+    /// that it lies, see [`EventRecord::wait`].
     pub due: Timestamp,
-    /// From when on the patience of `delivery.give_up_after` counts.
-    pub worked_since: Timestamp,
-    /// How often an attempt failed for a passing reason, in all.
+    /// How often it was worked on, successful or not.
     #[serde(default)]
     pub attempts: u32,
-    /// How often in a row.
+    /// Whether the latest of these attempts still goes on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    attempting: bool,
+    /// How often in a row an attempt failed for a transient reason.
     #[serde(default)]
     pub failures: u32,
+    /// How much of the patience of `delivery.give_up_after` that row of failures has used up, in milliseconds: waits
+    /// and attempts since the first of them. Neither a downtime nor a clock that is set counts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    retried_for_ms: u64,
+    /// The latest failure, if it is one that is believed when it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repeated: Option<Repeated>,
     /// What its body says it is.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<EventType>,
@@ -99,24 +114,62 @@ pub struct EventRecord {
     /// The account it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// Whether a body is kept: the one that was understood, or the last that was not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_body: bool,
+    /// The character set that the answer with the body named, if it did: the body is read by it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charset: Option<String>,
     /// What it came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<EventResult>,
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Whether it died of something that may pass, so that a further notification takes it up again (G2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_recover: bool,
     /// The status its account has once it has succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_on_success: Option<AccountStatus>,
     /// Until when the caller of its first notification waits for the result, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_by: Option<Timestamp>,
-    /// Whether its result is left to that caller's answer, to be reported only if no answer is given.
+    /// Whether its result is left to that caller's answer, to be reported if no answer is given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left_to_answer: bool,
+    /// Whether its result was handed to the caller of a notification. That is no confirmation: it is reported too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handed_over: bool,
     /// What it went through.
     #[serde(default, skip_serializing_if = "Timeline::is_empty")]
     pub timeline: Timeline,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape `skip_serializing_if` wants")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The longest record, in bytes as JSON.
+///
+/// sled writes a page of up to twenty records at once, and puts a page of more than 128 KiB into a file of its own, which it
+/// never syncs: an acknowledged event could be lost by it.
+pub(crate) const MAX_RECORD_BYTES: usize = 6400;
+/// What a record takes without its texts, at most.
+const FRAME_BYTES: usize = 1000;
+/// What the body and the result may each bring into a record beside words, in bytes as JSON.
+const MAX_NAMES_BYTES: usize = 3 * MAX_IDENTIFIER_BYTES + 32;
+/// Bytes that a text for people keeps where a record is too long otherwise.
+const MAX_SHORT_TEXT_BYTES: usize = 200;
+
+/// A body as received.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Body {
+    /// Every byte of it.
+    pub bytes: Vec<u8>,
+    /// The character set that the answer named, which decides how the bytes are read.
+    pub charset: Option<String>,
 }
 
 /// What a body says that is needed without reading the body again.
@@ -133,16 +186,45 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// What `event` says.
-    #[must_use]
-    pub fn of(event: &Event) -> Self {
-        Self {
-            kind: event.kind.clone(),
-            flag: event.flag.clone(),
-            account: event.account_identifier().map(str::to_owned),
-            status_on_success: status_on_success(event),
-        }
+    /// What `event` says. Its type, flag and status are cut where they are longer than any that is known.
+    ///
+    /// # Errors
+    /// If it names its account by an identifier that cannot be kept whole: cut, it could be another account's.
+    pub fn of(event: &Event) -> Result<Self, IdentifierError> {
+        let account = event.account_identifier();
+        account.map_or(Ok(()), check_length)?;
+        let facts = Self {
+            kind: cut_word(event.kind.as_str(), MAX_IDENTIFIER_BYTES),
+            flag: event.flag.as_ref().map(|flag| cut_word(flag.as_str(), MAX_IDENTIFIER_BYTES / 2)),
+            account: account.map(str::to_owned),
+            status_on_success: status_on_success(event)
+                .map(|status| cut_word(status.as_str(), MAX_IDENTIFIER_BYTES / 2)),
+        };
+        let names = [
+            Some(facts.kind.as_str()),
+            facts.flag.as_ref().map(Flag::as_str),
+            facts.account.as_deref(),
+            facts.status_on_success.as_ref().map(AccountStatus::as_str),
+        ];
+        check_names(names)?;
+        Ok(facts)
     }
+}
+
+/// Whether these texts take no more room in a record than is kept for them.
+fn check_names<'a>(names: impl IntoIterator<Item = Option<&'a str>>) -> Result<(), IdentifierError> {
+    let bytes = names.into_iter().flatten().map(json_length).sum();
+    if bytes > MAX_NAMES_BYTES { Err(IdentifierError::TooLong(bytes)) } else { Ok(()) }
+}
+
+/// Bytes of a text within a JSON string.
+fn json_length(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
 }
 
 /// What a step of an event leaves its account as; stored with the step.
@@ -154,11 +236,40 @@ pub struct AccountChange {
     pub status: AccountStatus,
 }
 
+/// An attempt that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub reason: String,
+    /// How long the attempt took.
+    pub took: Duration,
+    /// The name of a failure that is believed when it lasts, such as `404`.
+    pub cause: Option<String>,
+}
+
+/// A failure that may be a slip, and is believed once it has come often enough and for long enough.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repeated {
+    cause: String,
+    /// How often in a row.
+    pub times: u32,
+    for_ms: u64,
+}
+
+impl Repeated {
+    /// How long it has been so, waits and attempts since the first.
+    #[must_use]
+    pub const fn lasted(&self) -> Duration {
+        Duration::from_millis(self.for_ms)
+    }
+}
+
 /// One step of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Its body was read: `received` → `fetched`.
-    Fetched(Facts),
+    /// Its body was read, with the character set that it named: `received` → `fetched`.
+    Fetched(Facts, Option<String>),
     /// Its outcome is known: `fetched` | `deferred` | `dead` → `handled`.
     Handled(EventResult),
     /// Nothing is left to do: `fetched` (pings, notices) | `handled` → `done`. A note says why, if the reason is odd.
@@ -169,20 +280,32 @@ pub enum Change {
         /// When its caller waits no longer.
         until: Timestamp,
     },
-    /// The result was given in the answer to a notification: `handled` and left to it → `done`.
-    Answered,
+    /// The result was handed to a caller in an answer: `handled` and left to it, to be reported after `wait` all the same.
+    HandedOver {
+        /// How long the marketplace has to make use of the answer.
+        wait: Duration,
+    },
     /// The product answers later: `fetched` → `deferred`.
     Deferred,
-    /// An attempt failed for a passing reason; the next may be made at `due`.
+    /// An attempt failed for a transient reason; the next may be made after `wait`.
     Retry {
-        /// When.
-        due: Timestamp,
+        /// How long to wait.
+        wait: Duration,
         /// What went wrong.
-        error: String,
+        failure: Failure,
+        /// A body came that nobody could read, with the character set that it named.
+        unreadable: Option<Option<String>>,
     },
-    /// Given up, for this reason.
-    Dead(String),
-    /// An operator wants it run again: `dead` | `deferred` | `done` → as far back as needed.
+    /// Given up.
+    Dead {
+        /// What went wrong.
+        failure: Failure,
+        /// A body came that nobody could read, with the character set that it named.
+        unreadable: Option<Option<String>>,
+        /// Whether it may pass, so that a further notification takes the event up again.
+        may_recover: bool,
+    },
+    /// An operator, or a further notification, wants it run again: `dead` | `deferred` | `done` → as far back as needed.
     Rerun,
 }
 
@@ -194,6 +317,39 @@ pub struct IllegalChange {
     pub state: State,
     /// The step that was asked for.
     pub step: &'static str,
+}
+
+/// A result that does not fit its event.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UnfitResult {
+    /// A successful order without an account.
+    #[error("a successful {0} must carry accountIdentifier, the vendor's name of the new account")]
+    NoAccount(EventType),
+    /// A success without an account for an event that may be an order.
+    #[error(
+        "the event was never read and may be an order, whose success must carry accountIdentifier; add it, or retry the \
+         event so that it is read"
+    )]
+    MayBeAnOrder,
+    /// An identifier that cannot be kept.
+    #[error("{field}: {error}")]
+    Identifier {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        error: IdentifierError,
+    },
+}
+
+/// Why a record does not take a step.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// Its state does not allow it.
+    #[error(transparent)]
+    Illegal(#[from] IllegalChange),
+    /// The result does not fit.
+    #[error(transparent)]
+    Unfit(#[from] UnfitResult),
 }
 
 impl EventRecord {
@@ -211,17 +367,23 @@ impl EventRecord {
             received_at: now,
             updated_at: now,
             due: now,
-            worked_since: now,
             attempts: 0,
+            attempting: false,
             failures: 0,
+            retried_for_ms: 0,
+            repeated: None,
             kind: None,
             flag: None,
             account: None,
+            has_body: false,
+            charset: None,
             result: None,
             last_error: None,
+            may_recover: false,
             status_on_success: None,
             answer_by: notification.answer_by(),
             left_to_answer: false,
+            handed_over: false,
             timeline: Timeline::default(),
         }
     }
@@ -232,22 +394,106 @@ impl EventRecord {
         self.id == EventId::named(&self.integration, &self.event_url)
     }
 
-    /// Whether its body says that no result is wanted: a ping or a notice.
+    /// Whether no result is wanted: it is a ping or a notice.
     #[must_use]
     pub fn asks_for_no_result(&self) -> bool {
-        self.flag == Some(Flag::Stateless) || self.kind == Some(EventType::SubscriptionNotice)
+        self.flag == Some(Flag::Stateless) || self.presumed_kind() == Some(&EventType::SubscriptionNotice)
+    }
+
+    /// What its body says it is, or else its route.
+    #[must_use]
+    pub fn presumed_kind(&self) -> Option<&EventType> {
+        self.kind.as_ref().or(self.announced.as_ref())
+    }
+
+    /// The number of the attempt that a worker begins, or goes on with, if it takes the event now.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        if self.attempting { self.attempts } else { self.attempts.saturating_add(1) }
+    }
+
+    /// How long after its last change it becomes due.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.due.since(self.updated_at)
+    }
+
+    /// When it becomes due by the monotonic clock.
+    ///
+    /// Never later than its wait from now, however far the wall clock was set back since its last change. What is due
+    /// already keeps its place among others that are.
+    #[must_use]
+    pub fn due_from(&self, now: Now) -> Moment {
+        if self.due > now.wall {
+            now.monotonic.plus(self.due.since(now.wall).min(self.wait()))
+        } else {
+            now.monotonic.minus(now.wall.since(self.due))
+        }
+    }
+
+    /// How long the present row of failures has lasted once an attempt that took `took` fails at `now`.
+    ///
+    /// What counts is what was waited, at most as long as was to be waited, and what the attempts took: not what passed
+    /// while nobody was there to work, nor what a clock that was set says.
+    #[must_use]
+    pub fn retried_for(&self, now: Timestamp, took: Duration) -> Duration {
+        Duration::from_millis(self.retried_for_ms) + self.since_failure(now, took)
+    }
+
+    /// How often and how long a failure with this cause has come in a row once it comes again at `now`.
+    #[must_use]
+    pub fn repeated(&self, cause: &str, now: Timestamp, took: Duration) -> Repeated {
+        let before = self.repeated.as_ref().filter(|repeated| repeated.cause == cause && self.failures > 0);
+        let for_ms = before.map_or(0, |repeated| millis(repeated.lasted() + self.since_failure(now, took)));
+        let times = before.map_or(0, |repeated| repeated.times).saturating_add(1);
+        Repeated { cause: cause.to_owned(), times, for_ms }
+    }
+
+    fn since_failure(&self, now: Timestamp, took: Duration) -> Duration {
+        if self.failures == 0 {
+            return Duration::ZERO;
+        }
+        now.since(self.updated_at).saturating_sub(took).min(self.wait()) + took
+    }
+
+    /// Whether `result` is one that this event can have.
+    ///
+    /// # Errors
+    /// See [`UnfitResult`].
+    pub fn check_result(&self, result: &EventResult) -> Result<(), UnfitResult> {
+        let account = result.account_identifier.as_deref();
+        for (field, identifier) in
+            [("accountIdentifier", account), ("userIdentifier", result.user_identifier.as_deref())]
+        {
+            identifier.map_or(Ok(()), check_length).map_err(|error| UnfitResult::Identifier { field, error })?;
+        }
+        check_names([account, result.user_identifier.as_deref(), result.error_code.as_ref().map(ErrorCode::as_str)])
+            .map_err(|error| UnfitResult::Identifier {
+                field: "accountIdentifier, userIdentifier, errorCode",
+                error,
+            })?;
+        if result.success && account.is_none_or(|account| account.trim().is_empty()) && !self.asks_for_no_result() {
+            match self.presumed_kind() {
+                Some(kind @ (EventType::SubscriptionOrder | EventType::AddonOrder)) => {
+                    return Err(UnfitResult::NoAccount(kind.clone()));
+                }
+                None => return Err(UnfitResult::MayBeAnOrder),
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes one step. The only way a record changes, whatever the store. Returns what the step does to the
     /// event's account, which is stored with the record.
     ///
     /// # Errors
-    /// If the state does not allow the step; the record is then unchanged.
-    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, IllegalChange> {
+    /// If the state does not allow the step, or a result does not fit; the record is then unchanged.
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, ChangeError> {
         let mut account = None;
-        let illegal = |step| Err(IllegalChange { state: self.state, step });
+        let illegal = |step| Err(IllegalChange { state: self.state, step }.into());
         match (change, self.state) {
-            (Change::Fetched(facts), State::Received) => {
+            (Change::Fetched(facts, charset), State::Received) => {
                 let mismatch = self.announced.as_ref().filter(|announced| **announced != facts.kind);
                 let mismatch = mismatch.map(|announced| {
                     format!("announced as {announced}; by its body it is {}, which counts", facts.kind)
@@ -257,53 +503,60 @@ impl EventRecord {
                 self.flag = facts.flag;
                 self.account = facts.account;
                 self.status_on_success = facts.status_on_success;
+                (self.has_body, self.charset) = (true, charset);
+                self.attempted();
                 self.progressed(now, "fetched", mismatch.as_deref());
             }
-            (Change::Handled(mut result), State::Fetched | State::Deferred | State::Dead) => {
+            (Change::Handled(result), State::Fetched | State::Deferred | State::Dead) => {
+                self.check_result(&result)?;
+                let result = result.bounded();
+                if self.state == State::Fetched {
+                    self.attempted();
+                }
                 self.state = State::Handled;
                 let note = if result.success { None } else { result.error_code.as_ref().map(ErrorCode::as_str) };
                 self.progressed(now, "handled", note);
                 if result.success {
                     account = self.account_change(result.account_identifier.as_ref());
                 }
-                result.message = result.message.map(cut);
                 self.result = Some(result);
-                self.worked_since = now;
             }
             (Change::Done(note), State::Fetched | State::Handled) => {
                 if self.state == State::Fetched {
                     account = self.account_change(None);
                 }
+                self.attempted();
                 self.state = State::Done;
                 self.progressed(now, "done", note.as_deref());
-                self.last_error = note;
+                self.attempting = false;
+                self.last_error = note.map(cut);
             }
             (Change::LeftToAnswer { until }, State::Handled) => {
                 self.left_to_answer = true;
                 self.due = until;
             }
-            (Change::Answered, State::Handled) if self.left_to_answer => {
-                self.state = State::Done;
-                self.progressed(now, "done", Some("the result was given in the answer to the notification"));
+            (Change::HandedOver { wait }, State::Handled) if self.left_to_answer => {
+                self.left_to_answer = false;
+                self.handed_over = true;
+                self.due = now.plus(wait);
+                let note = "the result was given in the answer to a notification; it is reported as well";
+                self.timeline.note(now, "answered", Some(note));
             }
             (Change::Deferred, State::Fetched) => {
+                self.attempted();
                 self.state = State::Deferred;
                 self.progressed(now, "deferred", None);
+                self.attempting = false;
             }
-            (Change::Retry { due, error }, State::Received | State::Fetched | State::Handled) => {
-                self.attempts = self.attempts.saturating_add(1);
+            (Change::Retry { wait, failure, unreadable }, State::Received | State::Fetched | State::Handled) => {
+                self.failed(now, "failed", failure, unreadable);
                 self.failures = self.failures.saturating_add(1);
-                self.due = due;
-                self.left_to_answer = false;
-                self.timeline.note(now, "failed", Some(&error));
-                self.last_error = Some(cut(error));
+                self.due = now.plus(wait);
             }
-            (Change::Dead(reason), State::Received | State::Fetched | State::Handled) => {
+            (Change::Dead { failure, unreadable, may_recover }, State::Received | State::Fetched | State::Handled) => {
+                self.failed(now, "dead", failure, unreadable);
                 self.state = State::Dead;
-                self.left_to_answer = false;
-                self.attempts = self.attempts.saturating_add(1);
-                self.timeline.note(now, "dead", Some(&reason));
-                self.last_error = Some(cut(reason));
+                self.may_recover = may_recover;
             }
             (Change::Rerun, State::Dead | State::Deferred | State::Done) => {
                 // A known result of an event that died on its way back is reported, not worked out again (G4).
@@ -315,32 +568,40 @@ impl EventRecord {
                 if self.state != State::Handled {
                     self.result = None;
                 }
-                self.worked_since = now;
                 self.answer_by = None;
                 self.progressed(now, "rerun", None);
+                self.attempting = false;
             }
-            (Change::Fetched(_), _) => return illegal("fetched"),
+            (Change::Fetched(..), _) => return illegal("fetched"),
             (Change::Handled(_), _) => return illegal("handled"),
             (Change::Done(_), _) => return illegal("done"),
-            (Change::LeftToAnswer { .. } | Change::Answered, _) => return illegal("answered"),
+            (Change::LeftToAnswer { .. } | Change::HandedOver { .. }, _) => return illegal("answered"),
             (Change::Deferred, _) => return illegal("deferred"),
             (Change::Retry { .. }, _) => return illegal("retried"),
-            (Change::Dead(_), _) => return illegal("given up"),
+            (Change::Dead { .. }, _) => return illegal("given up"),
             (Change::Rerun, _) => return illegal("run again"),
         }
         self.updated_at = now;
+        self.shorten();
         Ok(account)
     }
 
     /// Takes a step from outside, on an event nobody works on.
     ///
     /// # Errors
-    /// If a worker may be at it, or the state does not allow the step; the record is then unchanged.
-    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, IllegalChange> {
-        if self.state.is_unfinished() && change != Change::Answered {
-            return Err(IllegalChange { state: self.state, step: "changed from outside while it is worked on" });
+    /// If a worker may be at it, the state does not allow the step, or a result does not fit; the record is then unchanged.
+    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, ChangeError> {
+        if self.state.is_unfinished() && !matches!(change, Change::HandedOver { .. }) {
+            return Err(IllegalChange { state: self.state, step: "changed from outside while it is worked on" }.into());
         }
-        self.apply(change, now)
+        let is_result = matches!(change, Change::Handled(_));
+        let account = self.apply(change, now)?;
+        // Whoever asked for no result is not told one.
+        if is_result && self.asks_for_no_result() {
+            self.state = State::Done;
+            self.timeline.note(now, "done", Some("no result is wanted for it, so none is reported"));
+        }
+        Ok(account)
     }
 
     /// What the event's success does to its account. An order names its account in its result.
@@ -365,13 +626,102 @@ impl EventRecord {
         }
     }
 
+    /// Counts the attempt that goes on, once.
+    const fn attempted(&mut self) {
+        if !self.attempting {
+            self.attempts = self.attempts.saturating_add(1);
+            self.attempting = true;
+        }
+    }
+
     fn progressed(&mut self, now: Timestamp, step: &'static str, note: Option<&str>) {
         self.timeline.note(now, step, note);
         self.due = now;
         self.failures = 0;
+        self.retried_for_ms = 0;
+        self.repeated = None;
         self.last_error = None;
+        self.may_recover = false;
         self.left_to_answer = false;
+        self.handed_over = false;
     }
+
+    fn failed(&mut self, now: Timestamp, step: &'static str, failure: Failure, unreadable: Option<Option<String>>) {
+        let Failure { reason, took, cause } = failure;
+        self.retried_for_ms = millis(self.retried_for(now, took));
+        self.repeated = cause.map(|cause| self.repeated(&cause, now, took));
+        if let Some(charset) = unreadable {
+            (self.has_body, self.charset) = (true, charset);
+        }
+        self.attempted();
+        self.attempting = false;
+        self.left_to_answer = false;
+        self.timeline.note(now, step, Some(&reason));
+        self.last_error = Some(cut(reason));
+    }
+
+    /// Keeps the record within [`MAX_RECORD_BYTES`]: the timeline gives way first, then words.
+    fn shorten(&mut self) {
+        let rest = FRAME_BYTES + self.texts().into_iter().flatten().map(json_length).sum::<usize>();
+        if rest + self.timeline.bytes(json_length) <= MAX_RECORD_BYTES {
+            return;
+        }
+        self.timeline.shrink_to(MAX_RECORD_BYTES.saturating_sub(rest), json_length);
+        if rest > MAX_RECORD_BYTES {
+            let short = |text: &mut String| text.truncate(text.floor_char_boundary(MAX_SHORT_TEXT_BYTES));
+            short(&mut self.parameters);
+            self.last_error.as_mut().map(short);
+            self.result.as_mut().and_then(|result| result.message.as_mut()).map(short);
+        }
+    }
+
+    /// The texts whose length is not known beforehand.
+    fn texts(&self) -> [Option<&str>; 16] {
+        let result = self.result.as_ref();
+        [
+            Some(&self.integration),
+            Some(&self.marketplace),
+            Some(&self.event_url),
+            Some(&self.parameters),
+            self.announced.as_ref().map(EventType::as_str),
+            self.kind.as_ref().map(EventType::as_str),
+            self.flag.as_ref().map(Flag::as_str),
+            self.account.as_deref(),
+            self.charset.as_deref(),
+            self.status_on_success.as_ref().map(AccountStatus::as_str),
+            self.last_error.as_deref(),
+            self.repeated.as_ref().map(|repeated| repeated.cause.as_str()),
+            result.and_then(|result| result.error_code.as_ref()).map(ErrorCode::as_str),
+            result.and_then(|result| result.message.as_deref()),
+            result.and_then(|result| result.account_identifier.as_deref()),
+            result.and_then(|result| result.user_identifier.as_deref()),
+        ]
+    }
+
+    /// What a record of a format before this one says by other fields.
+    #[must_use]
+    pub(crate) fn from_format(mut self, version: u8) -> Self {
+        if version < 3 {
+            // Those formats counted failures only, kept no body that was not understood, and had no limit.
+            let succeeded = self.failures == 0 && !matches!(self.state, State::Received | State::Dead);
+            self.attempts = self.attempts.saturating_add(u32::from(succeeded));
+            self.has_body = self.kind.is_some();
+            self.shorten();
+        }
+        self
+    }
+
+    /// The record as a copy of it has it, which may have been written by an earlier version, beside a body or none.
+    #[must_use]
+    pub(crate) fn imported(mut self, has_body: bool) -> Self {
+        self.has_body = has_body;
+        self.shorten();
+        self
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -387,24 +737,73 @@ mod tests {
         EventRecord::new(&Notification::new("default".into(), url, None, String::new()), Timestamp::from_millis(1))
     }
 
-    fn any_change() -> impl Strategy<Value = Change> {
-        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None, status_on_success: None };
+    fn facts() -> Facts {
+        Facts { kind: EventType::SubscriptionCancel, flag: None, account: None, status_on_success: None }
+    }
+
+    fn failure(reason: &str) -> Failure {
+        Failure { reason: reason.to_owned(), took: Duration::from_secs(1), cause: Some("404".to_owned()) }
+    }
+
+    fn retry(wait: u64) -> Change {
+        let wait = Duration::from_secs(wait);
+        Change::Retry { wait, failure: failure("transient"), unreadable: None }
+    }
+
+    fn dead(may_recover: bool) -> Change {
+        Change::Dead { failure: failure("for good"), unreadable: None, may_recover }
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
         prop_oneof![
-            Just(Change::Fetched(facts)),
-            any::<bool>().prop_map(|success| Change::Handled(EventResult { success, ..EventResult::success("") })),
-            Just(Change::Done(None)),
+            Just(String::new()),
+            ".{0,40}",
+            (any::<char>(), prop_oneof![Just(300_usize), Just(300_000)])
+                .prop_map(|(c, length)| c.to_string().repeat(length)),
+        ]
+    }
+
+    /// What a body with such texts leaves, if they can be kept.
+    fn any_facts() -> impl Strategy<Value = Facts> {
+        (any_text(), prop::option::of(any_text()), prop::option::of(any_text())).prop_filter_map(
+            "an account that can be kept",
+            |(kind, flag, account)| {
+                let account = account.map(|account| serde_json::json!({ "accountIdentifier": account }));
+                let body =
+                    serde_json::json!({ "type": format!("X{kind}"), "flag": flag, "payload": { "account": account } });
+                Facts::of(&Event::read(body.to_string().as_bytes(), None).ok()?).ok()
+            },
+        )
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let result =
+            (any::<bool>(), any_text(), prop::option::of(any_text())).prop_map(|(success, message, account)| {
+                EventResult { success, account_identifier: account, ..EventResult::success(message) }
+            });
+        prop_oneof![
+            (any_facts(), prop::option::of("[a-z0-9-]{0,20}"))
+                .prop_map(|(facts, charset)| Change::Fetched(facts, charset)),
+            result.prop_map(Change::Handled),
+            prop::option::of(any_text()).prop_map(Change::Done),
             Just(Change::Deferred),
             Just(Change::LeftToAnswer { until: Timestamp::from_millis(9) }),
-            Just(Change::Answered),
-            Just(Change::Retry { due: Timestamp::from_millis(9), error: "passing".into() }),
-            Just(Change::Dead("for good".into())),
+            Just(Change::HandedOver { wait: Duration::from_secs(9) }),
+            (0_u64..9, any_text()).prop_map(|(wait, reason)| Change::Retry {
+                wait: Duration::from_secs(wait),
+                failure: failure(&reason),
+                unreadable: None
+            }),
+            any::<bool>().prop_map(dead),
             Just(Change::Rerun),
         ]
     }
 
     proptest! {
         #[test]
-        fn no_sequence_of_steps_reaches_a_state_that_contradicts_itself(changes in prop::collection::vec(any_change(), 0..24)) {
+        fn no_sequence_of_steps_reaches_a_state_that_contradicts_itself_or_a_record_that_is_too_long(
+            changes in prop::collection::vec(any_change(), 0..64)
+        ) {
             let mut record = recorded();
             for (step, change) in changes.into_iter().enumerate() {
                 let before = record.clone();
@@ -420,35 +819,104 @@ mod tests {
                     State::Done => prop_assert!(record.kind.is_some() || record.result.is_some()),
                     State::Dead => prop_assert!(record.last_error.is_some()),
                 }
+                let stored = serde_json::to_vec(&record).expect("serializes").len();
+                prop_assert!(stored < MAX_RECORD_BYTES, "{} bytes", stored);
             }
         }
     }
 
     #[test]
-    fn texts_of_any_length_leave_a_short_record() {
-        let long = || "€".repeat(100_000);
-        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None, status_on_success: None };
-        let mut record = recorded();
-        let retry = |error| Change::Retry { due: Timestamp::from_millis(9), error };
-        let result = EventResult { message: Some(long()), ..EventResult::success("") };
-        let failures = (0..100).map(|_| retry(long()));
-        for change in failures.chain([Change::Fetched(facts), Change::Handled(result), Change::Dead(long())]) {
-            record.apply(change, Timestamp::from_millis(2)).expect("a legal step");
-        }
-        let stored = serde_json::to_vec(&record).expect("serializes").len();
-        assert!(stored < 32 << 10, "{stored} bytes");
-    }
-
-    #[test]
     fn a_dead_event_with_a_result_is_reported_again_and_not_handled_again() {
         let mut record = recorded();
-        let facts = Facts { kind: EventType::SubscriptionOrder, flag: None, account: None, status_on_success: None };
         let result = EventResult::success("bought");
-        let changes =
-            [Change::Fetched(facts), Change::Handled(result.clone()), Change::Dead("gone".into()), Change::Rerun];
+        let changes = [Change::Fetched(facts(), None), Change::Handled(result.clone()), dead(true), Change::Rerun];
         for change in changes {
             record.apply(change, Timestamp::from_millis(2)).expect("a legal step");
         }
         assert_eq!((record.state, record.result), (State::Handled, Some(result)));
+    }
+
+    #[test]
+    fn attempts_are_counted_whether_they_fail_or_not() {
+        let mut record = recorded();
+        let mut counted = Vec::new();
+        let changes = [
+            retry(1),
+            retry(1),
+            Change::Fetched(facts(), None),
+            Change::Handled(EventResult::success("")),
+            retry(1),
+            Change::Done(None),
+            Change::Rerun,
+            dead(false),
+        ];
+        for change in changes {
+            record.apply(change, Timestamp::from_millis(2)).expect("a legal step");
+            counted.push(record.attempts);
+        }
+        assert_eq!(counted, [1, 2, 3, 3, 3, 4, 4, 5]);
+    }
+
+    #[test]
+    fn patience_counts_waits_and_attempts_since_the_first_failure_and_no_downtime_or_set_clock() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let took = Duration::from_secs(1);
+        let mut record = recorded();
+        let used = |record: &EventRecord, now| record.retried_for(at(now), took).as_secs();
+        assert_eq!(used(&record, 1_000_000), 0, "what waited before the first failure does not count");
+        record.apply(retry(30), at(1_000_000)).expect("legal");
+        assert_eq!(used(&record, 1_000_031), 31);
+        assert_eq!(used(&record, 1_000_011), 11, "brought forward by a duplicate");
+        assert_eq!(used(&record, 9_000_000), 31, "a downtime, or a clock that was set forward");
+        assert_eq!(used(&record, 0), 1, "a clock that was set back");
+        record.apply(retry(60), at(9_000_000)).expect("legal");
+        assert_eq!(used(&record, 9_000_061), 31 + 61);
+        record.apply(Change::Fetched(facts(), None), at(9_000_070)).expect("legal");
+        assert_eq!(used(&record, 9_999_999), 0, "progress ends the row of failures");
+    }
+
+    #[test]
+    fn a_failure_that_comes_again_is_counted_with_its_time_until_another_one_comes() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let took = Duration::from_secs(1);
+        let mut record = recorded();
+        record.apply(retry(20), at(100)).expect("legal");
+        record.apply(retry(20), at(121)).expect("legal");
+        let third = record.repeated("404", at(142), took);
+        assert_eq!((third.times, third.lasted()), (3, Duration::from_secs(42)));
+        assert_eq!(record.repeated("503", at(142), took).times, 1);
+        let other = Failure { cause: None, ..failure("down") };
+        let other = Change::Retry { wait: Duration::from_secs(1), failure: other, unreadable: None };
+        record.apply(other, at(142)).expect("legal");
+        assert_eq!(record.repeated("404", at(150), took).times, 1);
+    }
+
+    #[test]
+    fn a_result_fits_the_type_of_its_event_or_of_its_route() {
+        let base = BaseUrl::parse("https://market.example").expect("a base URL");
+        let url = EventUrl::parse("https://market.example/events/1", [&base]).expect("an event URL");
+        let died_of = |route: Option<EventType>| {
+            let notification = Notification::new("default".into(), url.clone(), route, String::new());
+            let mut record = EventRecord::new(&notification, Timestamp::from_millis(1));
+            record.apply(dead(false), Timestamp::from_millis(2)).expect("legal");
+            record
+        };
+        let success = EventResult::success("by hand");
+        let named = EventResult { account_identifier: Some("acct".into()), ..success.clone() };
+        let failure = EventResult::failure(ErrorCode::InvalidOperation, "no");
+        let long = EventResult { user_identifier: Some("u".repeat(257)), ..named.clone() };
+        for (route, result, fits) in [
+            (Some(EventType::SubscriptionOrder), &success, false),
+            (Some(EventType::AddonOrder), &success, false),
+            (None, &success, false),
+            (Some(EventType::SubscriptionCancel), &success, true),
+            (Some(EventType::SubscriptionNotice), &success, true),
+            (Some(EventType::SubscriptionOrder), &named, true),
+            (None, &named, true),
+            (None, &failure, true),
+            (None, &long, false),
+        ] {
+            assert_eq!(died_of(route.clone()).check_result(result).is_ok(), fits, "{route:?} {result:?}");
+        }
     }
 }

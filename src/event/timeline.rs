@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::outcome::without_controls;
 use crate::clock::Timestamp;
 
 /// Steps that are kept; of more, the ones after the first few are forgotten.
@@ -10,6 +11,9 @@ const MAX_STEPS: usize = 40;
 const FIRST_STEPS: usize = 8;
 /// Bytes of a note that are kept.
 const MAX_NOTE_BYTES: usize = 500;
+
+/// What a step takes as JSON without its note, at most.
+const STEP_BYTES: usize = 72;
 
 /// What an event went through since it was received, oldest first.
 ///
@@ -38,10 +42,27 @@ pub struct TimelineStep {
 impl Timeline {
     /// Adds a step.
     pub(super) fn note(&mut self, at: Timestamp, step: &'static str, note: Option<&str>) {
-        let note = note.map(|note| note[..note.floor_char_boundary(MAX_NOTE_BYTES)].to_owned());
+        let note = note.map(|note| without_controls(&note[..note.floor_char_boundary(MAX_NOTE_BYTES)]).into_owned());
         self.steps.push(TimelineStep { at, step: step.to_owned(), note });
         if self.steps.len() > MAX_STEPS {
             self.steps.remove(FIRST_STEPS);
+            self.forgotten = self.forgotten.saturating_add(1);
+        }
+    }
+
+    /// Bytes that it takes as JSON, at most, by the length of each note as `length` has it.
+    pub(super) fn bytes(&self, length: impl Fn(&str) -> usize) -> usize {
+        self.steps.iter().map(|step| step.bytes(&length)).sum()
+    }
+
+    /// Forgets steps in the middle until it takes no more than `bytes`.
+    ///
+    /// The latest steps stay longest, then the first ones: how it began, and how it stands.
+    pub(super) fn shrink_to(&mut self, bytes: usize, length: impl Fn(&str) -> usize) {
+        let mut taken = self.bytes(&length);
+        while taken > bytes && !self.steps.is_empty() {
+            let forgotten = self.steps.remove(if self.steps.len() > FIRST_STEPS { FIRST_STEPS } else { 0 });
+            taken -= forgotten.bytes(&length);
             self.forgotten = self.forgotten.saturating_add(1);
         }
     }
@@ -60,6 +81,13 @@ impl Timeline {
 
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+}
+
+impl TimelineStep {
+    /// Bytes that it takes as JSON, at most.
+    fn bytes(&self, length: impl Fn(&str) -> usize) -> usize {
+        STEP_BYTES + self.note.as_deref().map_or(0, length)
     }
 }
 

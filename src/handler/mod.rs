@@ -9,7 +9,7 @@ use std::fmt;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::event::{AccountIdentifier, EmptyIdentifier, ErrorCode, EventResult};
+use crate::event::{AccountIdentifier, ErrorCode, EventResult, IdentifierError};
 
 pub use accept::Accept;
 pub use events::{
@@ -87,8 +87,8 @@ impl HandlerError {
     }
 }
 
-impl From<EmptyIdentifier> for HandlerError {
-    fn from(error: EmptyIdentifier) -> Self {
+impl From<IdentifierError> for HandlerError {
+    fn from(error: IdentifierError) -> Self {
         Self { reason: error.to_string(), may_pass: false }
     }
 }

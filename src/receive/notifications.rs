@@ -19,6 +19,10 @@ use crate::store::{Amendment, Recorded, StoreError, Watch};
 const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer is held back for the result, at most.
 const RESULT_PATIENCE: Duration = Duration::from_secs(4);
+/// How long after a result was handed over in an answer it is reported all the same: that an answer was sent does not say
+/// that anybody had it (G4). The marketplace has made use of it by then, and says so.
+const HANDED_OVER_AT_LEAST: Duration = Duration::from_secs(10);
+const HANDED_OVER_AT_MOST: Duration = Duration::from_secs(30);
 /// How long a URL for several types waits for the body to tell what was notified.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -107,7 +111,7 @@ async fn receive(
         Ok(Answer::Over(result)) => Ok(format.result(StatusCode::OK, &result)),
         Ok(Answer::Result(id, result)) => {
             let door = Arc::clone(door);
-            let given = move || drop(actix_web::rt::spawn(async move { door.note_as_given(id).await }));
+            let given = move || drop(actix_web::rt::spawn(async move { door.note_as_handed_over(id).await }));
             Ok(format.giving(&result, given))
         }
         Err(fault) => Err(Refusal::new(fault, format)),
@@ -121,10 +125,10 @@ impl Door {
         let integration = &self.integrations[caller.integration()];
         let url = EventUrl::parse(&event_url, &integration.marketplaces)
             .map_err(|error| foreign_or_other(self, &event_url, error))?;
-        let now = self.clock.now();
+        let now = self.clock.read();
         let may_wait = announced.may_wait(&integration.answers);
         let notification = Notification::new(integration.name.clone(), url, announced.kind().cloned(), parameters)
-            .answered_by(may_wait.then(|| now.plus(CALLERS_PATIENCE)));
+            .answered_by(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
         let id = notification.id();
         let watch = may_wait.then(|| self.store.watch(id));
         let recorded = self.store.record(&notification, now).await.inspect_err(|error| {
@@ -153,22 +157,35 @@ impl Door {
         Ok(decided.unwrap_or(Answer::Accepted(words)))
     }
 
-    /// The result of an event that is notified again, if it has one. The marketplace may not know it yet: where it
-    /// did not confirm the result, that is reported again.
+    /// The result of an event that is notified again, if it has one.
+    ///
+    /// A marketplace rings again because it misses something. So what waits for its next try is tried at once, whatever
+    /// its stage; what died of something that may have passed is taken up again; and a result that the marketplace did not
+    /// confirm is reported again.
     async fn repeat(&self, event: &EventRecord) -> Option<EventResult> {
-        let reported = match (event.state, &event.result) {
-            (State::Done, None) => return Some(EventResult::success("event done")),
-            (State::Done, Some(_)) => Ok(()),
+        let now = self.clock.read();
+        let brought_forward = match event.state {
+            State::Done | State::Deferred => Ok(()),
             // The first caller is about to be answered, or its time runs out and the result is reported.
-            (State::Handled, Some(_)) if event.left_to_answer => Ok(()),
-            (State::Handled, Some(_)) => self.store.hasten(event.id, self.clock.now()).await,
-            (State::Dead, Some(_)) => self.store.amend(event.id, Amendment::Rerun, self.clock.now()).await.map(|_| ()),
-            _ => return None,
+            State::Handled if event.left_to_answer => Ok(()),
+            State::Received | State::Fetched | State::Handled => self.store.hasten(event.id, now).await,
+            State::Dead if event.may_recover || event.result.is_some() => {
+                match self.store.amend(event.id, Amendment::Rerun, now).await {
+                    // Another duplicate was first.
+                    Ok(_) | Err(StoreError::Illegal(_)) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            State::Dead => Ok(()),
         };
-        if let Err(error) = reported {
-            tracing::warn!(event.id = %event.id, %error, "a result that was not confirmed is not reported again now");
+        if let Err(error) = brought_forward {
+            tracing::warn!(event.id = %event.id, %error, "an event that was notified again is not brought forward");
         }
-        event.result.clone()
+        match event.state {
+            State::Done => Some(event.result.clone().unwrap_or_else(|| EventResult::success("event done"))),
+            State::Handled | State::Dead => event.result.clone(),
+            State::Received | State::Fetched | State::Deferred => None,
+        }
     }
 
     /// Waits, so long and no longer, until the event's body is read and, if its caller waits for the result, until
@@ -212,14 +229,17 @@ impl Door {
         }
     }
 
-    /// Notes that a result was given in an answer, so that it is not reported as well.
-    async fn note_as_given(&self, id: EventId) {
-        match self.store.amend(id, Amendment::Answered, self.clock.now()).await {
-            Ok(_) => tracing::info!(event.id = %id, "event done: its result was given in the answer"),
+    /// Notes that a result was handed over in an answer: it is reported later, if the marketplace has not got it.
+    async fn note_as_handed_over(&self, id: EventId) {
+        let spread = HANDED_OVER_AT_MOST - HANDED_OVER_AT_LEAST;
+        let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+        let random = getrandom::u64().unwrap_or_default();
+        let wait = HANDED_OVER_AT_LEAST + Duration::from_millis(random % millis.max(1));
+        match self.store.amend(id, Amendment::HandedOver { wait }, self.clock.read()).await {
             // Of callers that wait for one event each is given the result; another one was first.
-            Err(StoreError::Illegal(_)) => {}
+            Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
             Err(error) => {
-                tracing::warn!(event.id = %id, %error, "a result was given in an answer and is reported as well");
+                tracing::warn!(event.id = %id, %error, "a result that was given in an answer is reported at once as well");
             }
         }
     }

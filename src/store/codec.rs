@@ -4,27 +4,31 @@
 //! version ever written lies in `tests/golden/` and must stay readable for ever.
 
 use super::StoreError;
-use crate::event::EventRecord;
+use crate::event::{EventRecord, MAX_RECORD_BYTES};
 
-/// Version written now: `EventRecord` as JSON. Version 1 was the same without a timeline.
-const VERSION: u8 = 2;
+/// Version written now: `EventRecord` as JSON. Version 1 was the same without a timeline; version 2 counted failures where
+/// attempts are counted now, and had no limit to its length.
+const VERSION: u8 = 3;
 /// The oldest version that is read.
 const OLDEST: u8 = 1;
 
 /// A record as it is stored.
+///
+/// # Errors
+/// If it is longer than a record may be, which its own bounds rule out: what is longer could be lost by sled.
 pub(super) fn encode(record: &EventRecord) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::with_capacity(512);
     bytes.push(VERSION);
     serde_json::to_writer(&mut bytes, record).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    Ok(bytes)
+    if bytes.len() > MAX_RECORD_BYTES { Err(StoreError::TooLong(bytes.len())) } else { Ok(bytes) }
 }
 
 /// The record that was stored as `bytes`.
 pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
     match bytes.split_first() {
-        Some((OLDEST..=VERSION, json)) => {
-            serde_json::from_slice(json).map_err(|error| StoreError::Unreadable(error.to_string()))
-        }
+        Some((version @ OLDEST..=VERSION, json)) => serde_json::from_slice(json)
+            .map(|record: EventRecord| record.from_format(*version))
+            .map_err(|error| StoreError::Unreadable(error.to_string())),
         Some((version, _)) => Err(StoreError::Unreadable(format!(
             "it has format version {version}, and this doorbell reads up to {VERSION}; run the newer doorbell that wrote it"
         ))),
@@ -34,14 +38,17 @@ pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::{
-        AccountStatus, BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Flag, Notification,
-        Timeline,
+        AccountStatus, BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Failure, Flag,
+        Notification, Timeline,
     };
 
-    fn golden_records() -> Vec<(&'static str, EventRecord)> {
+    /// What the golden files of this version hold.
+    fn golden_records(version: u8) -> Vec<(&'static str, EventRecord)> {
         let base = BaseUrl::parse("https://market.example").expect("a base URL");
         let url =
             EventUrl::parse("https://market.example/api/integration/v1/events/7f59", [&base]).expect("an event URL");
@@ -56,8 +63,14 @@ mod tests {
             status_on_success: Some(AccountStatus::Suspended),
         };
         let mut retried = received.clone();
-        let retry = Change::Retry { due: at(1_700_000_005_000), error: "answered 503".into() };
-        retried.apply(Change::Fetched(facts), at(1_700_000_001_000)).expect("legal");
+        let failure = Failure {
+            reason: "answered 503".into(),
+            took: Duration::from_millis(70),
+            cause: (version >= 3).then(|| "unknown".to_owned()),
+        };
+        let retry = Change::Retry { wait: Duration::from_secs(3), failure, unreadable: None };
+        let charset = (version >= 3).then(|| "iso-8859-1".to_owned());
+        retried.apply(Change::Fetched(facts, charset), at(1_700_000_001_000)).expect("legal");
         retried.apply(retry, at(1_700_000_002_000)).expect("legal");
         let mut done = retried.clone();
         let mut result = EventResult::failure(ErrorCode::AccountNotFound, "no such account");
@@ -71,7 +84,7 @@ mod tests {
     #[test]
     fn every_version_ever_written_is_still_read() {
         for version in OLDEST..=VERSION {
-            for (name, mut record) in golden_records() {
+            for (name, mut record) in golden_records(version) {
                 if version == 1 {
                     record.timeline = Timeline::default();
                     record.status_on_success = None;
@@ -85,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_is_written_now_is_the_newest_golden_file() {
-        for (name, record) in golden_records() {
+        for (name, record) in golden_records(VERSION) {
             let path = format!("{}/tests/golden/record-v{VERSION}-{name}", env!("CARGO_MANIFEST_DIR"));
             let stored = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
             let written = String::from_utf8(encode(&record).expect("encodes")).expect("text");

@@ -6,15 +6,21 @@ use secrecy::{ExposeSecret, SecretSlice};
 
 use super::memory::MemoryStore;
 use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError, StoredEvent};
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Now, Timestamp};
 use crate::event::{
-    AccountStatus, BaseUrl, ErrorCode, EventId, EventResult, EventType, EventUrl, Facts, Notification, State,
+    AccountStatus, BaseUrl, Body, ErrorCode, EventId, EventResult, EventType, EventUrl, Facts, Failure, Notification,
+    State,
 };
 
-pub(super) const LEASE: Duration = Duration::from_mins(1);
+/// So many seconds after some moment, by both clocks.
+pub(super) fn at(seconds: u32) -> Now {
+    let monotonic = Moment::after_start(Duration::from_secs(seconds.into()));
+    Now { wall: wall(seconds), monotonic }
+}
 
-pub(super) fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_millis(1_700_000_000_000 + seconds * 1000)
+/// What the wall clock shows then.
+pub(super) fn wall(seconds: u32) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + i64::from(seconds) * 1000)
 }
 
 pub(super) fn notification(token: &str) -> Notification {
@@ -35,15 +41,28 @@ pub(super) fn fetched(account: Option<&str>, body: &[u8]) -> Step {
         account: account.map(str::to_owned),
         status_on_success: None,
     };
-    Step::Fetched { facts, body: body.to_vec() }
+    Step::Fetched { facts, body: Body { bytes: body.to_vec(), charset: None } }
 }
 
-async fn claim(store: &dyn EventStore, now: Timestamp) -> Option<Claim> {
-    store.claim(LEASE, now, &[]).await.expect("the store answers")
+/// A failure that ends an event for good.
+pub(super) fn dead(reason: &str) -> Settlement {
+    let failure = Failure { reason: reason.to_owned(), ..Failure::default() };
+    Settlement::Dead { failure, unreadable: None, may_recover: false }
 }
 
-async fn proceed(store: &dyn EventStore, claim: Claim, step: Step, now: Timestamp) -> Claim {
-    match store.advance(claim, step, LEASE, now).await.expect("the step is taken") {
+/// A failure that lets an event wait for so many seconds.
+pub(super) fn retry(seconds: u32, reason: &str) -> Settlement {
+    let failure = Failure { reason: reason.to_owned(), ..Failure::default() };
+    Settlement::Retry { wait: Duration::from_secs(seconds.into()), failure, unreadable: None }
+}
+
+/// A claim of the event that is next, which is never dropped unnoticed.
+async fn claim(store: &dyn EventStore, now: Now) -> Option<Claim> {
+    store.claim(now, &[]).await.expect("the store answers")
+}
+
+async fn proceed(store: &dyn EventStore, claim: Claim, step: Step, now: Now) -> Claim {
+    match store.advance(claim, step, now).await.expect("the step is taken") {
         Advanced::Proceed(claim) => claim,
         Advanced::Waiting => panic!("nothing else of the account is at work"),
     }
@@ -57,7 +76,7 @@ pub(super) async fn a_new_event_is_recorded_once_and_then_known(store: &dyn Even
     assert_eq!(store.record(&notification("1"), at(0)).await, Ok(Recorded::New));
     let Ok(Recorded::Duplicate(progress)) = store.record(&notification("1"), at(1)).await else { panic!("known") };
     assert_eq!((progress.state, progress.result), (State::Received, None));
-    assert_eq!(store.event(id("1")).await.expect("answers").expect("there").received_at, at(0));
+    assert_eq!(store.event(id("1")).await.expect("answers").expect("there").received_at, wall(0));
     assert_eq!(store.event(id("2")).await, Ok(None));
 }
 
@@ -69,7 +88,7 @@ pub(super) async fn fifty_notifications_at_once_are_one_event(store: &dyn EventS
         new += usize::from(recorded.expect("recorded") == Recorded::New);
     }
     assert_eq!(new, 1);
-    assert!(claim(store, at(0)).await.is_some());
+    let _held = claim(store, at(0)).await.expect("one event");
     assert!(claim(store, at(0)).await.is_none());
 }
 
@@ -110,10 +129,12 @@ pub(super) async fn a_finished_duplicate_brings_the_stored_result(store: &dyn Ev
 
 pub(super) async fn events_are_claimed_in_order_of_receipt_and_by_one_holder_each(store: &dyn EventStore) {
     for (second, token) in ["1", "2", "3"].into_iter().enumerate() {
-        store.record(&notification(token), at(i64::try_from(second).expect("small"))).await.expect("recorded");
+        store.record(&notification(token), at(u32::try_from(second).expect("small"))).await.expect("recorded");
     }
+    let mut held = Vec::new();
     for token in ["1", "2", "3"] {
-        assert_eq!(claim(store, at(10)).await.expect("an event").event().id, id(token));
+        held.push(claim(store, at(10)).await.expect("an event"));
+        assert_eq!(held.last().expect("it").event().id, id(token));
     }
     assert!(claim(store, at(10)).await.is_none());
 }
@@ -127,10 +148,10 @@ pub(super) async fn events_of_busy_marketplaces_are_left_alone(store: &dyn Event
     store.record(&notification("1"), at(0)).await.expect("recorded");
     store.record(&elsewhere("2"), at(1)).await.expect("recorded");
     let busy = [store.event(id("1")).await.expect("answers").expect("recorded").marketplace];
-    let held = store.claim(LEASE, at(2), &busy).await.expect("answers").expect("the other one");
+    let held = store.claim(at(2), &busy).await.expect("answers").expect("the other one");
     assert_eq!(held.event().id, elsewhere("2").id());
-    assert!(store.claim(LEASE, at(2), &busy).await.expect("answers").is_none());
-    assert_eq!(store.next_due(&busy).await, Ok(Some(at(2).plus(LEASE))), "the end of the lease, not the busy event");
+    assert!(store.claim(at(2), &busy).await.expect("answers").is_none());
+    assert_eq!(store.next_due(&busy).await, Ok(None), "not the busy event");
     assert_eq!(claim(store, at(2)).await.expect("not busy now").event().id, id("1"));
 }
 
@@ -144,18 +165,18 @@ pub(super) async fn finished_events_are_removed_by_their_age_in_steps_and_others
         let held = proceed(store, held, fetched(None, b"{}"), at(10)).await;
         assert_eq!(held.event().id, id(token));
         let settlement = match token {
-            "dead" => Settlement::Dead("gone".into()),
+            "dead" => dead("gone"),
             "deferred" => Settlement::Deferred,
-            "unfinished" => Settlement::Retry { due: at(9999), error: "passing".into() },
+            "unfinished" => retry(9999, "transient"),
             _ => Settlement::Done(None),
         };
         let moment = if token == "fresh" { at(50) } else { at(10) };
         store.settle(held, settlement, moment).await.expect("settled");
     }
-    assert_eq!(store.prune(at(10), 10).await, Ok(0), "nothing is older than what changed then");
-    assert_eq!(store.prune(at(11), 2).await, Ok(2), "the oldest, no more than asked for");
-    assert_eq!(store.prune(at(11), 2).await, Ok(1));
-    assert_eq!(store.prune(at(11), 2).await, Ok(0));
+    assert_eq!(store.prune(wall(10), 10).await, Ok(0), "nothing is older than what changed then");
+    assert_eq!(store.prune(wall(11), 2).await, Ok(2), "the oldest, no more than asked for");
+    assert_eq!(store.prune(wall(11), 2).await, Ok(1));
+    assert_eq!(store.prune(wall(11), 2).await, Ok(0));
     for token in ["1", "2", "3"] {
         assert_eq!((store.event(id(token)).await, store.body(id(token)).await), (Ok(None), Ok(None)), "{token}");
     }
@@ -168,20 +189,18 @@ pub(super) async fn finished_events_are_removed_by_their_age_in_steps_and_others
 }
 
 pub(super) async fn an_event_that_ends_long_after_later_ones_is_removed_like_any_other(store: &dyn EventStore) {
-    for (token, settlement) in [
-        ("late", Settlement::Retry { due: at(50), error: "passing".into() }),
-        ("dead", Settlement::Dead("gone".into())),
-        ("newest", Settlement::Done(None)),
-    ] {
+    for (token, settlement) in
+        [("late", retry(50, "transient")), ("dead", dead("gone")), ("newest", Settlement::Done(None))]
+    {
         store.record(&notification(token), at(0)).await.expect("recorded");
         let held = claim(store, at(0)).await.expect("one event");
         let held = proceed(store, held, fetched(None, b"{}"), at(0)).await;
         store.settle(held, settlement, at(0)).await.expect("settled");
     }
-    assert_eq!(store.prune(at(40), 10).await, Ok(0));
+    assert_eq!(store.prune(wall(40), 10).await, Ok(0));
     let late = claim(store, at(50)).await.expect("the late one");
     store.settle(late, Settlement::Done(None), at(50)).await.expect("settled");
-    assert_eq!(store.prune(at(60), 10).await, Ok(1));
+    assert_eq!(store.prune(wall(60), 10).await, Ok(1));
     assert_eq!(store.event(id("late")).await, Ok(None));
 }
 
@@ -191,44 +210,67 @@ pub(super) async fn a_body_is_kept_as_received(store: &dyn EventStore) {
     assert_eq!(store.body(id("1")).await, Ok(None));
     let claimed = claim(store, at(0)).await.expect("one event");
     let _held = proceed(store, claimed, fetched(None, &body), at(1)).await;
-    assert_eq!(store.body(id("1")).await, Ok(Some(body)));
+    assert_eq!(store.body(id("1")).await, Ok(Some(Body { bytes: body, charset: None })));
 }
 
-pub(super) async fn an_event_whose_holder_vanished_is_handed_out_again_after_its_lease(store: &dyn EventStore) {
-    store.record(&notification("1"), at(0)).await.expect("recorded");
-    let vanished = claim(store, at(0)).await.expect("one event");
-    assert!(claim(store, at(59)).await.is_none());
-    assert_eq!(store.next_due(&[]).await, Ok(Some(at(60))));
-    let second = claim(store, at(60)).await.expect("the lease has ended");
-    let late = store.advance(vanished, fetched(None, b"{}"), LEASE, at(61)).await;
-    assert!(matches!(late, Err(StoreError::LeaseEnded)), "{late:?}");
-    assert_eq!(state(store, "1").await, State::Received);
-    let _held = proceed(store, second, fetched(None, b"{}"), at(62)).await;
-}
-
-pub(super) async fn a_holder_whose_lease_ended_cannot_settle(store: &dyn EventStore) {
+pub(super) async fn an_event_whose_holder_is_alive_is_never_handed_out_again(store: &dyn EventStore) {
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let held = claim(store, at(0)).await.expect("one event");
-    let late = store.settle(held, Settlement::Dead("late".into()), at(60)).await;
-    assert_eq!(late, Err(StoreError::LeaseEnded));
-    assert_eq!(state(store, "1").await, State::Received);
-}
-
-pub(super) async fn progress_renews_the_lease(store: &dyn EventStore) {
-    store.record(&notification("1"), at(0)).await.expect("recorded");
-    let held = claim(store, at(0)).await.expect("one event");
-    let held = proceed(store, held, fetched(None, b"{}"), at(59)).await;
-    assert!(claim(store, at(100)).await.is_none());
-    store.settle(held, Settlement::Deferred, at(118)).await.expect("the lease still holds");
+    assert!(!held.was_lost());
+    assert!(claim(store, at(1_000_000)).await.is_none(), "however long it takes");
+    let set_forward = Now { wall: wall(4_000_000), ..at(0) };
+    assert!(claim(store, set_forward).await.is_none(), "whatever the clock on the wall says");
+    let held = proceed(store, held, fetched(None, b"{}"), set_forward).await;
+    assert!(claim(store, at(2_000_000)).await.is_none());
+    store.settle(held, Settlement::Deferred, at(0)).await.expect("it still holds the event");
     assert_eq!(state(store, "1").await, State::Deferred);
+}
+
+pub(super) async fn an_event_whose_holder_vanished_is_handed_out_again_at_once(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let vanishing = claim(store, at(0)).await.expect("one event");
+    drop(vanishing);
+    let second = claim(store, at(0)).await.expect("its holder is gone");
+    assert!(second.was_lost(), "whoever has it now can tell");
+    let second = proceed(store, second, fetched(None, b"{}"), at(0)).await;
+    drop(second);
+    let third = claim(store, at(0)).await.expect("its holder is gone");
+    assert_eq!((third.was_lost(), third.event().state), (true, State::Fetched));
+    store.settle(third, retry(1, "lost"), at(0)).await.expect("settled");
+    let fourth = claim(store, at(1)).await.expect("due");
+    assert!(!fourth.was_lost(), "that was told already");
+}
+
+pub(super) async fn a_step_that_is_refused_leaves_the_event_to_be_claimed_again(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    let early = store.advance(held, Step::Handled(EventResult::success("")), at(0)).await;
+    assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
+    let held = claim(store, at(0)).await.expect("it is free again");
+    let early = store.settle(held, Settlement::Deferred, at(0)).await;
+    assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
+    let held = claim(store, at(0)).await.expect("it is free again");
+    store.settle(held, dead("gone"), at(0)).await.expect("settled");
+}
+
+pub(super) async fn a_wait_is_as_long_as_it_says_whatever_the_clock_on_the_wall_does(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    for (set_to, seconds) in [(1_000_000, 30), (0, 30)] {
+        let now = |seconds| Now { wall: wall(set_to), ..at(seconds) };
+        let held = claim(store, now(100 * seconds)).await.expect("one event");
+        store.settle(held, retry(seconds, "down"), now(200 * seconds)).await.expect("settled");
+        assert!(claim(store, Now { wall: wall(9_999_999), ..at(200 * seconds + 29) }).await.is_none(), "forward");
+        let back = Now { wall: wall(0), ..at(200 * seconds + 30) };
+        let held = claim(store, back).await.expect("back");
+        store.settle(held, retry(0, "down"), now(0)).await.expect("settled");
+    }
 }
 
 pub(super) async fn a_failed_attempt_is_due_again_when_it_says(store: &dyn EventStore) {
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let held = claim(store, at(0)).await.expect("one event");
-    let retry = Settlement::Retry { due: at(30), error: "down".into() };
-    store.settle(held, retry, at(1)).await.expect("settled");
-    assert_eq!(store.next_due(&[]).await, Ok(Some(at(30))));
+    store.settle(held, retry(29, "down"), at(1)).await.expect("settled");
+    assert_eq!(store.next_due(&[]).await, Ok(Some(at(30).monotonic)));
     assert!(claim(store, at(29)).await.is_none());
     let again = claim(store, at(30)).await.expect("due");
     assert_eq!((again.event().attempts, again.event().last_error.as_deref()), (1, Some("down")));
@@ -242,7 +284,7 @@ pub(super) async fn of_one_account_one_event_at_a_time_runs_and_others_are_not_h
     let second = claim(store, at(1)).await.expect("2");
     let other = claim(store, at(1)).await.expect("other");
     let first = proceed(store, first, fetched(Some("a"), b"{}"), at(1)).await;
-    let waiting = store.advance(second, fetched(Some("a"), b"{}"), LEASE, at(1)).await;
+    let waiting = store.advance(second, fetched(Some("a"), b"{}"), at(1)).await;
     assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}");
     let _other = proceed(store, other, fetched(Some("b"), b"{}"), at(1)).await;
     assert!(claim(store, at(2)).await.is_none(), "2 waits for 1");
@@ -264,16 +306,15 @@ pub(super) async fn an_earlier_event_of_an_account_goes_before_a_later_one_that_
     }
     let third = proceed(store, third, fetched(Some("a"), b"{}"), at(1)).await;
     for earlier in [second, first] {
-        let waiting = store.advance(earlier, fetched(Some("a"), b"{}"), LEASE, at(1)).await;
+        let waiting = store.advance(earlier, fetched(Some("a"), b"{}"), at(1)).await;
         assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}");
     }
-    let retry = Settlement::Retry { due: at(2), error: "down".into() };
-    store.settle(third, retry, at(2)).await.expect("settled");
+    store.settle(third, retry(0, "down"), at(2)).await.expect("settled");
     for token in ["1", "2", "3"] {
         let next = claim(store, at(3)).await.expect("the next of the account");
         assert_eq!(next.event().id, id(token));
         assert!(claim(store, at(3)).await.is_none(), "one at a time");
-        store.settle(next, Settlement::Dead("enough".into()), at(3)).await.expect("settled");
+        store.settle(next, dead("enough"), at(3)).await.expect("settled");
     }
 }
 
@@ -287,14 +328,15 @@ pub(super) async fn an_event_that_is_read_early_waits_until_earlier_ones_have_be
     let _second = proceed(store, second, fetched(None, b"{}"), at(1)).await;
     for account in ["a", "b"] {
         let early = claim(store, at(1)).await.expect("3, then 4");
-        let waiting = store.advance(early, fetched(Some(account), b"{}"), LEASE, at(1)).await;
+        let waiting = store.advance(early, fetched(Some(account), b"{}"), at(1)).await;
         assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}: the first may be of account {account}");
     }
     assert!(claim(store, at(1)).await.is_none());
     let first = proceed(store, first, fetched(Some("a"), b"{}"), at(1)).await;
-    assert_eq!(claim(store, at(1)).await.expect("of another account").event().id, id("4"));
+    let other = claim(store, at(1)).await.expect("of another account");
+    assert_eq!(other.event().id, id("4"));
     assert!(claim(store, at(1)).await.is_none(), "3 waits for 1, which is of its account");
-    store.settle(first, Settlement::Dead("enough".into()), at(2)).await.expect("settled");
+    store.settle(first, dead("enough"), at(2)).await.expect("settled");
     assert_eq!(claim(store, at(2)).await.expect("the next of the account").event().id, id("3"));
 }
 
@@ -306,15 +348,14 @@ pub(super) async fn nobody_waits_for_a_body_whose_reader_has_given_way_or_failed
     let second = claim(store, at(1)).await.expect("2");
     let third = claim(store, at(1)).await.expect("3");
     let step = || fetched(Some("a"), b"{}");
-    let waiting = store.advance(third, step(), LEASE, at(1)).await;
+    let waiting = store.advance(third, step(), at(1)).await;
     assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}");
     store.give_way(&first).await.expect("answers");
     assert!(claim(store, at(1)).await.is_none(), "the second is still being read");
-    let retry = Settlement::Retry { due: at(9), error: "down".into() };
-    store.settle(second, retry, at(1)).await.expect("settled");
+    store.settle(second, retry(8, "down"), at(1)).await.expect("settled");
     let third = claim(store, at(1)).await.expect("nothing is in its way");
     assert_eq!((third.event().id, third.event().state), (id("3"), State::Fetched));
-    let waiting = store.advance(first, step(), LEASE, at(1)).await;
+    let waiting = store.advance(first, step(), at(1)).await;
     assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}: another of its account runs");
 }
 
@@ -335,26 +376,75 @@ pub(super) async fn a_deferred_event_is_resolved_from_outside_and_then_reported(
     assert_eq!(store.amend(id("2"), Amendment::Rerun, at(0)).await, Err(StoreError::NotFound));
 }
 
-pub(super) async fn a_result_left_to_an_answer_is_reported_only_if_none_was_given(store: &dyn EventStore) {
+pub(super) async fn a_result_left_to_an_answer_is_reported_later_if_it_was_given_and_at_once_if_not(
+    store: &dyn EventStore,
+) {
+    let handed_over = || Amendment::HandedOver { wait: Duration::from_secs(20) };
     for token in ["given", "kept"] {
         store.record(&notification(token), at(0)).await.expect("recorded");
         let held = claim(store, at(0)).await.expect("one event");
         let held = proceed(store, held, fetched(None, b"{}"), at(0)).await;
-        let early = store.amend(id(token), Amendment::Answered, at(0)).await;
+        let early = store.amend(id(token), handed_over(), at(0)).await;
         assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
-        let held = proceed(store, held, Step::Handled(EventResult::success(token)), at(0)).await;
-        store.settle(held, Settlement::LeftToAnswer { until: at(5) }, at(1)).await.expect("settled");
+        let result = EventResult { account_identifier: Some("acct".into()), ..EventResult::success(token) };
+        let held = proceed(store, held, Step::Handled(result), at(0)).await;
+        store.settle(held, Settlement::LeftToAnswer { until: wall(5) }, at(1)).await.expect("settled");
         assert!(claim(store, at(4)).await.is_none());
     }
-    let given = store.amend(id("given"), Amendment::Answered, at(4)).await.expect("amended");
-    assert_eq!(given.state, State::Done);
-    let again = store.amend(id("given"), Amendment::Answered, at(4)).await;
+    let given = store.amend(id("given"), handed_over(), at(4)).await.expect("amended");
+    assert_eq!((given.state, given.handed_over), (State::Handled, true), "handed over is not confirmed");
+    let again = store.amend(id("given"), handed_over(), at(4)).await;
     assert!(matches!(again, Err(StoreError::Illegal(_))), "{again:?}");
     let held = claim(store, at(5)).await.expect("the other one");
     assert_eq!((held.event().id, held.event().state), (id("kept"), State::Handled));
-    assert_eq!(store.amend(id("kept"), Amendment::Answered, at(5)).await, Err(StoreError::Held));
+    assert_eq!(store.amend(id("kept"), handed_over(), at(5)).await, Err(StoreError::Held));
     store.settle(held, Settlement::Done(None), at(5)).await.expect("settled");
+    assert!(claim(store, at(23)).await.is_none());
+    let held = claim(store, at(24)).await.expect("the one that was handed over");
+    store.settle(held, Settlement::Done(None), at(24)).await.expect("settled");
     assert!(claim(store, at(1000)).await.is_none());
+}
+
+pub(super) async fn a_body_that_nobody_could_read_is_kept_with_its_charset(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let unreadable =
+        |bytes: &[u8], charset: Option<&str>| Some(Body { bytes: bytes.to_vec(), charset: charset.map(str::to_owned) });
+    let held = claim(store, at(0)).await.expect("one event");
+    let Settlement::Retry { wait, failure, .. } = retry(1, "no JSON") else { unreachable!("it is one") };
+    let first = Settlement::Retry { wait, failure: failure.clone(), unreadable: unreadable(b"\xff\0<html>", None) };
+    store.settle(held, first, at(0)).await.expect("settled");
+    assert_eq!(store.body(id("1")).await, Ok(unreadable(b"\xff\0<html>", None)));
+    let held = claim(store, at(1)).await.expect("due");
+    let unreadable_now = unreadable(b"later", Some("latin1"));
+    let last = Settlement::Dead { failure, unreadable: unreadable_now.clone(), may_recover: true };
+    store.settle(held, last, at(1)).await.expect("settled");
+    assert_eq!(store.body(id("1")).await, Ok(unreadable_now));
+    let rerun = store.amend(id("1"), Amendment::Rerun, at(2)).await.expect("put back");
+    assert_eq!(rerun.state, State::Received, "it was never understood");
+    let held = claim(store, at(2)).await.expect("due");
+    let _held = proceed(store, held, fetched(None, b"{}"), at(2)).await;
+    assert_eq!(store.body(id("1")).await, Ok(unreadable(b"{}", None)));
+}
+
+pub(super) async fn a_result_that_does_not_fit_is_refused_and_changes_nothing(store: &dyn EventStore) {
+    for token in ["order", "notice"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+        let held = claim(store, at(0)).await.expect("one event");
+        if token == "order" {
+            store.settle(held, dead("never read"), at(0)).await.expect("settled");
+            continue;
+        }
+        let Step::Fetched { facts, body } = fetched(None, b"{}") else { unreachable!("it is one") };
+        let facts = Facts { kind: EventType::SubscriptionNotice, ..facts };
+        let held = proceed(store, held, Step::Fetched { facts, body }, at(0)).await;
+        store.settle(held, dead("broken"), at(0)).await.expect("settled");
+    }
+    let unfit = store.amend(id("order"), Amendment::Resolve(EventResult::success("done by hand")), at(1)).await;
+    assert!(matches!(unfit, Err(StoreError::Unfit(_))), "{unfit:?}: its route says that it is an order");
+    assert_eq!(state(store, "order").await, State::Dead);
+    let notice = store.amend(id("notice"), Amendment::Resolve(EventResult::success("seen")), at(1)).await;
+    assert_eq!(notice.expect("resolved").state, State::Done, "a notice wants no result");
+    assert!(claim(store, at(1000)).await.is_none(), "so none is reported");
 }
 
 pub(super) async fn a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is(store: &dyn EventStore) {
@@ -362,13 +452,12 @@ pub(super) async fn a_hastened_event_is_due_at_once_and_a_held_one_stays_where_i
     let held = claim(store, at(0)).await.expect("one event");
     store.hasten(id("1"), at(1)).await.expect("nothing to do");
     assert!(claim(store, at(1)).await.is_none());
-    let later = Settlement::Retry { due: at(1000), error: "passing".into() };
-    store.settle(held, later, at(1)).await.expect("settled");
+    store.settle(held, retry(999, "transient"), at(1)).await.expect("settled");
     store.hasten(id("2"), at(2)).await.expect("nothing to do");
     assert!(claim(store, at(2)).await.is_none());
     store.hasten(id("1"), at(2)).await.expect("hastened");
     let held = claim(store, at(2)).await.expect("due now");
-    store.settle(held, Settlement::Dead("gone".into()), at(2)).await.expect("settled");
+    store.settle(held, dead("gone"), at(2)).await.expect("settled");
     store.hasten(id("1"), at(3)).await.expect("nothing to do");
     assert!(claim(store, at(2000)).await.is_none());
 }
@@ -381,7 +470,7 @@ pub(super) async fn an_account_is_as_the_latest_event_that_succeeded_has_left_it
             account: Some("acct".to_owned()),
             status_on_success: Some(status.clone()),
         };
-        Step::Fetched { facts, body: b"{}".to_vec() }
+        Step::Fetched { facts, body: Body { bytes: b"{}".to_vec(), charset: None } }
     };
     let stands = async || store.account_status("default", "acct").await.expect("answers");
     assert_eq!(stands().await, None);
@@ -415,7 +504,7 @@ pub(super) async fn an_account_is_as_the_latest_event_that_succeeded_has_left_it
 pub(super) async fn a_dead_event_is_claimed_again_only_when_an_operator_asks(store: &dyn EventStore) {
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let held = claim(store, at(0)).await.expect("one event");
-    store.settle(held, Settlement::Dead("gone".into()), at(1)).await.expect("settled");
+    store.settle(held, dead("gone"), at(1)).await.expect("settled");
     assert!(claim(store, at(100_000)).await.is_none());
     store.amend(id("1"), Amendment::Rerun, at(100_000)).await.expect("put back");
     assert!(claim(store, at(100_000)).await.is_some());
@@ -426,7 +515,7 @@ pub(super) async fn a_listing_is_newest_first_in_pages_and_filtered(store: &dyn 
         store.record(&notification(token), at(0)).await.expect("recorded");
     }
     let held = claim(store, at(0)).await.expect("1");
-    store.settle(held, Settlement::Dead("gone".into()), at(1)).await.expect("settled");
+    store.settle(held, dead("gone"), at(1)).await.expect("settled");
     let mut seen = Vec::new();
     let mut cursor = None;
     loop {
@@ -458,18 +547,18 @@ pub(super) async fn a_secret_is_replaced_by_whoever_knows_the_one_that_is_kept(s
 }
 
 pub(super) async fn a_nonce_is_used_once_however_many_use_it_at_once(store: &dyn EventStore) {
-    let until = at(600);
-    let (one, other) = both(store.use_nonce([1; 16], until, at(0)), store.use_nonce([1; 16], until, at(0))).await;
+    let until = wall(600);
+    let (one, other) = both(store.use_nonce([1; 16], until, wall(0)), store.use_nonce([1; 16], until, wall(0))).await;
     assert!(one.expect("told") ^ other.expect("told"));
-    assert!(!store.use_nonce([1; 16], until, at(599)).await.expect("told"));
-    assert!(store.use_nonce([2; 16], until, at(0)).await.expect("told"));
+    assert!(!store.use_nonce([1; 16], until, wall(599)).await.expect("told"));
+    assert!(store.use_nonce([2; 16], until, wall(0)).await.expect("told"));
 }
 
 pub(super) async fn a_nonce_is_forgotten_once_its_time_is_over(store: &dyn EventStore) {
-    assert!(store.use_nonce([1; 16], at(10), at(0)).await.expect("told"));
-    assert!(store.use_nonce([2; 16], at(700), at(100)).await.expect("told"));
-    assert!(store.use_nonce([1; 16], at(10), at(100)).await.expect("told"), "what is over is there no more");
-    assert!(!store.use_nonce([2; 16], at(700), at(100)).await.expect("told"));
+    assert!(store.use_nonce([1; 16], wall(10), wall(0)).await.expect("told"));
+    assert!(store.use_nonce([2; 16], wall(700), wall(100)).await.expect("told"));
+    assert!(store.use_nonce([1; 16], wall(10), wall(100)).await.expect("told"), "what is over is there no more");
+    assert!(!store.use_nonce([2; 16], wall(700), wall(100)).await.expect("told"));
 }
 
 /// Both at once.
@@ -503,12 +592,12 @@ async fn history(store: &dyn EventStore, events: usize) {
         };
         let facts = Facts { status_on_success: Some(AccountStatus::Active), ..facts };
         let step = Step::Fetched { facts, body };
-        let Advanced::Proceed(claimed) = store.advance(claimed, step, LEASE, at(1)).await.expect("taken") else {
+        let Advanced::Proceed(claimed) = store.advance(claimed, step, at(1)).await.expect("taken") else {
             panic!("nothing else of the account is at work")
         };
         match number % 4 {
             0 => store.settle(claimed, Settlement::Deferred, at(2)).await.expect("settled"),
-            1 => store.settle(claimed, Settlement::Dead("broken".into()), at(2)).await.expect("settled"),
+            1 => store.settle(claimed, dead("broken"), at(2)).await.expect("settled"),
             _ => {
                 let result = EventResult::success("well done");
                 let claimed = proceed(store, claimed, Step::Handled(result), at(2)).await;
@@ -535,13 +624,14 @@ pub(super) async fn an_import_leaves_what_an_export_had_and_can_be_done_again(st
     history(&source, 30).await;
     let events = exported(&source, 1000).await;
     // Cut off once, and begun again.
-    assert_eq!(store.import(events[..10].to_vec()).await, Ok(10));
-    assert_eq!(store.import(events.clone()).await, Ok(20));
-    assert_eq!(store.import(events.clone()).await, Ok(0));
+    assert_eq!(store.import(events[..10].to_vec(), at(9)).await, Ok(10));
+    assert_eq!(store.import(events.clone(), at(9)).await, Ok(20));
+    assert_eq!(store.import(events.clone(), at(9)).await, Ok(0));
     assert_eq!(exported(store, 1000).await, events);
     for event in &events {
         assert_eq!(store.event(event.record.id).await, Ok(Some(event.record.clone())));
-        assert_eq!(store.body(event.record.id).await, Ok(event.body.clone()));
+        let body = store.body(event.record.id).await.expect("read").map(|body| body.bytes);
+        assert_eq!(body, event.body);
     }
     for account in 0..7 {
         let account = format!("account-{account}");
@@ -593,9 +683,10 @@ macro_rules! conformance {
             finished_events_are_removed_by_their_age_in_steps_and_others_stay
             an_event_that_ends_long_after_later_ones_is_removed_like_any_other
             a_body_is_kept_as_received
-            an_event_whose_holder_vanished_is_handed_out_again_after_its_lease
-            a_holder_whose_lease_ended_cannot_settle
-            progress_renews_the_lease
+            an_event_whose_holder_is_alive_is_never_handed_out_again
+            an_event_whose_holder_vanished_is_handed_out_again_at_once
+            a_step_that_is_refused_leaves_the_event_to_be_claimed_again
+            a_wait_is_as_long_as_it_says_whatever_the_clock_on_the_wall_does
             a_failed_attempt_is_due_again_when_it_says
             of_one_account_one_event_at_a_time_runs_and_others_are_not_held_up
             an_earlier_event_of_an_account_goes_before_a_later_one_that_was_read_first
@@ -610,7 +701,9 @@ macro_rules! conformance {
             a_secret_is_replaced_by_whoever_knows_the_one_that_is_kept
             a_nonce_is_used_once_however_many_use_it_at_once
             a_nonce_is_forgotten_once_its_time_is_over
-            a_result_left_to_an_answer_is_reported_only_if_none_was_given
+            a_result_left_to_an_answer_is_reported_later_if_it_was_given_and_at_once_if_not
+            a_body_that_nobody_could_read_is_kept_with_its_charset
+            a_result_that_does_not_fit_is_refused_and_changes_nothing
             a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is
             an_account_is_as_the_latest_event_that_succeeded_has_left_it
         }

@@ -69,7 +69,11 @@ impl Line {
             Written::Head { format, version } if format == FORMAT && version == VERSION => Ok(Self::Head),
             Written::Head { format, version } => Err(LineError::Version { format, version }),
             Written::End { events, .. } => Ok(Self::End(events)),
-            Written::Event(event) if event.record.has_own_id() => Ok(Self::Event(event)),
+            Written::Event(event) if event.record.has_own_id() => {
+                let StoredEvent { record, body } = *event;
+                let record = record.imported(body.is_some());
+                Ok(Self::Event(Box::new(StoredEvent { record, body })))
+            }
             Written::Event(_) => Err(LineError::OtherId),
         }
     }
@@ -124,7 +128,10 @@ mod tests {
     fn what_is_written_is_read_again_whatever_the_body_is() {
         let record = EventRecord::new(&notification("1"), Timestamp::from_millis(1));
         let bodies = [None, Some(vec![]), Some(b"{\"type\":\"X\"}\n".to_vec()), Some(vec![0xff, 0, b'\n'])];
-        let events = bodies.map(|body| Line::Event(Box::new(StoredEvent { record: record.clone(), body })));
+        let events = bodies.map(|body| {
+            let record = record.clone().imported(body.is_some());
+            Line::Event(Box::new(StoredEvent { record, body }))
+        });
         for line in events.into_iter().chain([Line::Head, Line::End(7)]) {
             let shown = format!("{line:?}");
             let text = line.into_text().expect("JSON");

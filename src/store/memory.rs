@@ -2,26 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::Notify;
 
-use super::agenda::Agenda;
+use super::agenda::{Agenda, Claimed};
 use super::watch::{Watch, Watches};
 use super::{
     Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Recorded, Sequence,
     Settlement, Step, StoreError, StoredEvent,
 };
-use crate::clock::Timestamp;
-use crate::event::{AccountChange, AccountStatus, Change, EventId, EventRecord, Notification, State};
+use crate::clock::{Moment, Now, Timestamp};
+use crate::event::{AccountChange, AccountStatus, Body, EventId, EventRecord, Notification, State};
 
 /// The store behind `memory:`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryStore {
     inner: Mutex<Inner>,
-    changed: Notify,
+    changed: Arc<Notify>,
     watches: Arc<Watches>,
 }
 
@@ -42,7 +41,9 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        let changed = Arc::new(Notify::new());
+        let inner = Inner { agenda: Agenda::new(0, Arc::clone(&changed)), ..Inner::default() };
+        Self { inner: Mutex::new(inner), changed, watches: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -50,10 +51,16 @@ impl MemoryStore {
     }
 }
 
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Inner {
-    fn held(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
-        let held = self.agenda.is_held(claim.sequence, claim.fence, now);
-        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
+    fn held(&self, claim: &Claim) -> Result<(), StoreError> {
+        let held = self.agenda.is_held(claim.sequence, &claim.lease);
+        if held { Ok(()) } else { Err(StoreError::ClaimLost) }
     }
 
     fn leave_account(&mut self, sequence: Sequence, integration: &str, change: Option<AccountChange>) {
@@ -68,85 +75,85 @@ impl Inner {
 
 #[async_trait]
 impl EventStore for MemoryStore {
-    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
+    async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError> {
         let mut inner = self.lock();
         if let Some(sequence) = inner.sequences.get(&notification.id()) {
             return Ok(Recorded::Duplicate(Box::new(inner.records[sequence].clone())));
         }
         let sequence = inner.records.last_key_value().map_or(0, |(last, _)| last + 1);
-        let record = EventRecord::new(notification, now);
+        let record = EventRecord::new(notification, now.wall);
         inner.sequences.insert(record.id, sequence);
-        inner.agenda.add(sequence, &record);
+        inner.agenda.add(sequence, &record, now);
         inner.records.insert(sequence, record);
         self.changed.notify_one();
         Ok(Recorded::New)
     }
 
-    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
         let mut inner = self.lock();
-        let claimed = inner.agenda.claim(lease, now, busy);
-        Ok(claimed.map(|(sequence, fence)| Claim { record: inner.records[&sequence].clone(), sequence, fence }))
+        let claimed = inner.agenda.claim(now.monotonic, busy);
+        Ok(claimed.map(|Claimed { sequence, lease, was_lost }| Claim {
+            record: inner.records[&sequence].clone(),
+            sequence,
+            lease,
+            was_lost,
+        }))
     }
 
-    async fn advance(
-        &self,
-        mut claim: Claim,
-        step: Step,
-        lease: Duration,
-        now: Timestamp,
-    ) -> Result<Advanced, StoreError> {
+    async fn advance(&self, mut claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
         let mut inner = self.lock();
-        inner.held(&claim, now)?;
-        let (change, body) = match step {
-            Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
-            Step::Handled(result) => (Change::Handled(result), None),
-        };
-        let account = claim.record.apply(change, now)?;
+        inner.held(&claim)?;
+        let (change, body) = step.into_change();
+        let account = claim.record.apply(change, now.wall)?;
         inner.leave_account(claim.sequence, &claim.record.integration, account);
         inner.records.insert(claim.sequence, claim.record.clone());
-        if let Some(body) = body {
-            inner.bodies.insert(claim.sequence, body);
-        }
+        inner.bodies.extend(body.map(|body| (claim.sequence, body)));
         self.watches.moved([claim.record.id]);
-        let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now.plus(lease), now);
+        let proceeds = inner.agenda.advanced(claim.sequence, &claim.record, now);
         self.changed.notify_one();
-        Ok(if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting })
+        if proceeds {
+            return Ok(Advanced::Proceed(claim));
+        }
+        claim.lease.end();
+        Ok(Advanced::Waiting)
     }
 
     async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.lock().agenda.give_way(claim.sequence, claim.fence);
+        self.lock().agenda.give_way(claim.sequence, &claim.lease);
         self.changed.notify_one();
         Ok(())
     }
 
-    async fn settle(&self, mut claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError> {
         let mut inner = self.lock();
-        inner.held(&claim, now)?;
-        let account = claim.record.apply(settlement.into(), now)?;
-        inner.leave_account(claim.sequence, &claim.record.integration, account);
-        if claim.record.state.is_unfinished() {
-            inner.agenda.free(claim.sequence, claim.record.due);
+        inner.held(&claim)?;
+        let Claim { mut record, sequence, lease, .. } = claim;
+        let (change, body) = settlement.into_change();
+        let account = record.apply(change, now.wall)?;
+        inner.leave_account(sequence, &record.integration, account);
+        inner.bodies.extend(body.map(|body| (sequence, body)));
+        if record.state.is_unfinished() {
+            inner.agenda.free(sequence, record.due_from(now));
         } else {
-            inner.agenda.remove(claim.sequence);
+            inner.agenda.remove(sequence);
         }
-        self.watches.moved([claim.record.id]);
-        inner.records.insert(claim.sequence, claim.record);
+        lease.end();
+        self.watches.moved([record.id]);
+        inner.records.insert(sequence, record);
         self.changed.notify_one();
         Ok(())
     }
 
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
         let mut inner = self.lock();
         let sequence = *inner.sequences.get(&id).ok_or(StoreError::NotFound)?;
         let mut record = inner.records[&sequence].clone();
-        let account = record.apply_amendment(amendment.into(), now)?;
-        if record.state.is_unfinished() {
-            inner.agenda.add(sequence, &record);
-        } else if inner.agenda.seize(sequence) {
-            inner.agenda.remove(sequence);
-        } else {
+        let was_unfinished = record.state.is_unfinished();
+        let account = record.apply_amendment(amendment.into(), now.wall)?;
+        if was_unfinished && !inner.agenda.seize(sequence) {
             return Err(StoreError::Held);
         }
+        inner.agenda.amended(sequence, &record, was_unfinished, now);
         inner.leave_account(sequence, &record.integration, account);
         inner.records.insert(sequence, record.clone());
         self.watches.moved([id]);
@@ -154,10 +161,10 @@ impl EventStore for MemoryStore {
         Ok(record)
     }
 
-    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
         let mut inner = self.lock();
         if let Some(sequence) = inner.agenda.sequence(id) {
-            inner.agenda.hasten(sequence, now);
+            inner.agenda.hasten(sequence, now.monotonic);
             self.changed.notify_one();
         }
         Ok(())
@@ -183,9 +190,11 @@ impl EventStore for MemoryStore {
         Ok(inner.sequences.get(&id).map(|sequence| inner.records[sequence].clone()))
     }
 
-    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
         let inner = self.lock();
-        Ok(inner.sequences.get(&id).and_then(|sequence| inner.bodies.get(sequence).cloned()))
+        let Some(sequence) = inner.sequences.get(&id) else { return Ok(None) };
+        let charset = inner.records.get(sequence).and_then(|record| record.charset.clone());
+        Ok(inner.bodies.get(sequence).map(|bytes| Body { bytes: bytes.clone(), charset }))
     }
 
     async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
@@ -204,7 +213,7 @@ impl EventStore for MemoryStore {
         Ok(exported)
     }
 
-    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
+    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError> {
         let mut inner = self.lock();
         let mut taken = 0;
         for StoredEvent { record, body } in events {
@@ -215,7 +224,7 @@ impl EventStore for MemoryStore {
             inner.sequences.insert(record.id, sequence);
             inner.leave_account(sequence, &record.integration, record.account_effect());
             if record.state.is_unfinished() {
-                inner.agenda.add(sequence, &record);
+                inner.agenda.add(sequence, &record, now);
             }
             inner.bodies.extend(body.map(|body| (sequence, body)));
             inner.records.insert(sequence, record);
@@ -245,7 +254,7 @@ impl EventStore for MemoryStore {
         Ok(page)
     }
 
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError> {
         Ok(self.lock().agenda.next_due(busy))
     }
 

@@ -22,10 +22,12 @@ use secrecy::SecretSlice;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Now, Timestamp};
 use crate::event::{
-    AccountStatus, Change, EventId, EventRecord, EventResult, Facts, IllegalChange, Notification, State,
+    AccountStatus, Body, Change, ChangeError, EventId, EventRecord, EventResult, Facts, Failure, IllegalChange,
+    Notification, State, UnfitResult,
 };
+use agenda::Lease;
 
 pub use durability::Durability;
 pub use retention::prune_from_time_to_time;
@@ -40,16 +42,19 @@ pub enum Recorded {
     Duplicate(Box<EventRecord>),
 }
 
-/// One worker's exclusive hold on one event, until its lease ends.
+/// One worker's exclusive hold on one event, for as long as the claim lives.
 ///
 /// Not `Clone` and consumed by every write, so that nobody writes twice on one hold; the fence lets the store
-/// refuse a holder whose lease has ended (G10). A claim that is dropped returns when its lease ends.
-#[must_use = "an event that is claimed and not settled waits for its lease to end"]
+/// refuse a holder that lost it. A claim that is dropped without having been settled gives the event back: no clock has a
+/// say in that, so an event never has two holders in one process, and never waits for one that is gone (G12).
+#[must_use = "an event whose claim is dropped is worked again"]
 #[derive(Debug)]
 pub struct Claim {
     record: EventRecord,
     sequence: Sequence,
-    fence: u64,
+    lease: Lease,
+    /// Whether the claim before this one was dropped.
+    was_lost: bool,
 }
 
 /// Place of an event in the order of receipt.
@@ -91,6 +96,13 @@ impl Claim {
     pub const fn event(&self) -> &EventRecord {
         &self.record
     }
+
+    /// Whether the holder before this one let go of the event without a word: it panicked, was stopped, or could not
+    /// make its outcome durable. Whoever claims it next records that as a failed attempt.
+    #[must_use]
+    pub const fn was_lost(&self) -> bool {
+        self.was_lost
+    }
 }
 
 /// Progress that keeps the claim.
@@ -101,7 +113,7 @@ pub enum Step {
         /// What matters.
         facts: Facts,
         /// As received.
-        body: Vec<u8>,
+        body: Body,
     },
     /// The outcome is known; it is durable before it is reported (G4).
     Handled(EventResult),
@@ -129,15 +141,24 @@ pub enum Settlement {
     },
     /// The product answers later.
     Deferred,
-    /// A passing failure: to be claimed again at `due`.
+    /// A transient failure: to be claimed again after `wait`.
     Retry {
-        /// When.
-        due: Timestamp,
+        /// How long to wait.
+        wait: Duration,
         /// What went wrong.
-        error: String,
+        failure: Failure,
+        /// The body that came, if nobody could read it; kept in place of the one before.
+        unreadable: Option<Body>,
     },
-    /// Given up, for this reason; waits for an operator.
-    Dead(String),
+    /// Given up; waits for an operator.
+    Dead {
+        /// What went wrong.
+        failure: Failure,
+        /// The body that came, if nobody could read it.
+        unreadable: Option<Body>,
+        /// Whether it may pass, so that a further notification takes the event up again.
+        may_recover: bool,
+    },
 }
 
 /// What an operator or the product changes from outside.
@@ -147,8 +168,11 @@ pub enum Amendment {
     Resolve(EventResult),
     /// Run a dead, deferred or finished event again.
     Rerun,
-    /// A result that was left to the answer of a notification has been given there.
-    Answered,
+    /// A result that was left to the answer of a notification has been handed over there; it is reported after `wait`.
+    HandedOver {
+        /// How long the marketplace has to make use of the answer.
+        wait: Duration,
+    },
 }
 
 /// Which events a listing shows; an absent field shows all.
@@ -203,18 +227,24 @@ pub enum StoreError {
     /// The medium failed; nothing is acknowledged.
     #[error("the store cannot write or read: {0}")]
     Unavailable(String),
-    /// The claim's lease has ended; somebody else may hold the event.
-    #[error("the lease on the event has ended")]
-    LeaseEnded,
+    /// The claim is not that of the event's holder.
+    #[error("the claim on the event was lost")]
+    ClaimLost,
     /// A worker has the event in hand.
     #[error("the event is being worked on")]
     Held,
     /// The step does not follow from the event's state.
     #[error(transparent)]
     Illegal(#[from] IllegalChange),
+    /// The result is not one that the event can have.
+    #[error(transparent)]
+    Unfit(#[from] UnfitResult),
     /// There is no such event.
     #[error("there is no event with this id")]
     NotFound,
+    /// A record that is longer than is kept in one piece.
+    #[error("a record of {0} bytes is longer than is kept")]
+    TooLong(usize),
     /// A stored value cannot be read.
     #[error("a stored record cannot be read: {0}")]
     Unreadable(String),
@@ -229,22 +259,23 @@ pub trait EventStore: Send + Sync + 'static {
     ///
     /// Returns only when the event would survive loss of power (G1). Concurrent calls for one event make one
     /// event: exactly one of them returns [`Recorded::New`] (G2).
-    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError>;
+    async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError>;
 
-    /// Hands out the unfinished event that has been due longest, for the length of `lease`, leaving alone those that
-    /// lie in one of the `busy` marketplaces.
+    /// Hands out the unfinished event that has been due longest, leaving alone those that lie in one of the `busy`
+    /// marketplaces.
     ///
     /// No event has two holders, and of one account at most one event is held, the earliest received first (G5).
-    /// An event whose holder did not settle it in time is handed out again.
-    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError>;
+    /// An event whose claim was dropped is handed out again, and [`Claim::was_lost`] says so.
+    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError>;
 
-    /// Makes progress durable and renews the lease.
+    /// Makes progress durable.
     ///
     /// An event whose body was read waits while events of its marketplace that were received before it are being read for
     /// the first time: one of them may turn out to be of its account (G5). [`EventStore::give_way`] ends that.
     ///
-    /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.
-    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError>;
+    /// Fails with [`StoreError::ClaimLost`] and writes nothing if the event is not held by this claim. Whatever it fails
+    /// with, the event can be claimed again.
+    async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError>;
 
     /// Lets later events go before this one, whose body has not been read yet. Nothing is written.
     ///
@@ -253,14 +284,15 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Makes the end of a claim durable.
     ///
-    /// Fails with [`StoreError::LeaseEnded`] and writes nothing if the lease has ended.
-    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError>;
+    /// Fails with [`StoreError::ClaimLost`] and writes nothing if the event is not held by this claim. Whatever it fails
+    /// with, the event can be claimed again.
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError>;
 
     /// Makes an event that waits for its next try claimable at once. Nothing is written: it is a hint.
-    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError>;
+    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError>;
 
     /// Changes an event that nobody works on.
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError>;
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError>;
 
     /// Removes up to `limit` events that were done and last changed before `moment`, oldest first, bodies and all.
     /// Returns how many.
@@ -272,8 +304,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// The record of an event.
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError>;
 
-    /// The body of an event as received, once it was fetched.
-    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
+    /// The body of an event as received: the one that was understood, or the last that was not.
+    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError>;
 
     /// Events in the order of receipt from place `from` on, as they stand, with their bodies: up to `limit` of them,
     /// and not many more than [`EXPORTED_BYTES`] of bodies.
@@ -283,7 +315,7 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Takes events as an export has them, in that order, behind those that are there. One whose id is known is passed
     /// over, so that an import that was cut off can be done again. Returns how many were taken, durably.
-    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError>;
+    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError>;
 
     /// The status of an account as the latest event about it that succeeded has left it; nothing if none has told.
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError>;
@@ -291,8 +323,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// Up to `limit` events, newest first, that were received before the event at `before`.
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
 
-    /// When the next event that cannot be claimed yet becomes due, but for the `busy` marketplaces, or its lease ends.
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError>;
+    /// When the next event that cannot be claimed yet becomes due, but for the `busy` marketplaces.
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError>;
 
     /// Begins to watch an event: the watch tells when a change of its record has become durable.
     fn watch(&self, id: EventId) -> Watch;
@@ -322,14 +354,41 @@ pub trait EventStore: Send + Sync + 'static {
     fn durability(&self) -> Durability;
 }
 
-impl From<Settlement> for Change {
-    fn from(settlement: Settlement) -> Self {
-        match settlement {
-            Settlement::Done(note) => Self::Done(note),
-            Settlement::LeftToAnswer { until } => Self::LeftToAnswer { until },
-            Settlement::Deferred => Self::Deferred,
-            Settlement::Retry { due, error } => Self::Retry { due, error },
-            Settlement::Dead(reason) => Self::Dead(reason),
+impl Settlement {
+    /// The change of the record, and the body that is to be kept with it.
+    fn into_change(self) -> (Change, Option<Vec<u8>>) {
+        let split = |body: Option<Body>| body.map(|body| (Some(body.charset), Some(body.bytes))).unwrap_or_default();
+        match self {
+            Self::Done(note) => (Change::Done(note), None),
+            Self::LeftToAnswer { until } => (Change::LeftToAnswer { until }, None),
+            Self::Deferred => (Change::Deferred, None),
+            Self::Retry { wait, failure, unreadable } => {
+                let (unreadable, body) = split(unreadable);
+                (Change::Retry { wait, failure, unreadable }, body)
+            }
+            Self::Dead { failure, unreadable, may_recover } => {
+                let (unreadable, body) = split(unreadable);
+                (Change::Dead { failure, unreadable, may_recover }, body)
+            }
+        }
+    }
+}
+
+impl Step {
+    /// The change of the record, and the body that is to be kept with it.
+    fn into_change(self) -> (Change, Option<Vec<u8>>) {
+        match self {
+            Self::Fetched { facts, body } => (Change::Fetched(facts, body.charset), Some(body.bytes)),
+            Self::Handled(result) => (Change::Handled(result), None),
+        }
+    }
+}
+
+impl From<ChangeError> for StoreError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Illegal(error) => error.into(),
+            ChangeError::Unfit(error) => error.into(),
         }
     }
 }
@@ -339,7 +398,7 @@ impl From<Amendment> for Change {
         match amendment {
             Amendment::Resolve(result) => Self::Handled(result),
             Amendment::Rerun => Self::Rerun,
-            Amendment::Answered => Self::Answered,
+            Amendment::HandedOver { wait } => Self::HandedOver { wait },
         }
     }
 }

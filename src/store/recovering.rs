@@ -16,8 +16,8 @@ use super::{
     Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Recorded, Sequence, Settlement, Step,
     StoreError, StoredEvent,
 };
-use crate::clock::Timestamp;
-use crate::event::{AccountStatus, EventId, EventRecord, Notification};
+use crate::clock::{Clock, Moment, Now, Timestamp};
+use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 
 /// The pause between two tries to open the store again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,11 +31,11 @@ const PROBE: &str = "room";
 /// A full disk, or an I/O error, leaves a store that acknowledges nothing any more: its log may have a hole. Everything
 /// acknowledged lies before that, so the remedy is to open it again, which is what a restart of the process does. This
 /// does it without one, as soon as there is room.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RecoveringStore(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
+    clock: Arc<dyn Clock>,
     directory: PathBuf,
     require_durable: bool,
     durability: Durability,
@@ -54,9 +54,10 @@ impl RecoveringStore {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(directory: &Path, require_durable: bool) -> Result<Self, OpenError> {
-        let store = SledStore::open(directory, require_durable)?;
+    pub fn open(directory: &Path, require_durable: bool, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let store = SledStore::open(directory, require_durable, clock.read())?;
         Ok(Self(Arc::new(Inner {
+            clock,
             directory: directory.to_owned(),
             require_durable,
             durability: store.durability(),
@@ -101,9 +102,10 @@ impl Inner {
         loop {
             tokio::time::sleep(PAUSE).await;
             let (directory, require_durable) = (self.directory.clone(), self.require_durable);
+            let now = self.clock.read();
             let opened = tokio::task::spawn_blocking(move || {
                 has_room(&directory).map_err(|source| OpenError::Directory { directory: directory.clone(), source })?;
-                SledStore::open(&directory, require_durable)
+                SledStore::open(&directory, require_durable, now)
             });
             match opened.await {
                 Ok(Ok(store)) => {
@@ -141,31 +143,31 @@ macro_rules! delegate {
 
 #[async_trait]
 impl EventStore for RecoveringStore {
-    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
+    async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError> {
         delegate!(self.record(notification, now))
     }
 
-    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
-        delegate!(self.claim(lease, now, busy))
+    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        delegate!(self.claim(now, busy))
     }
 
-    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
-        delegate!(self.advance(claim, step, lease, now))
+    async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
+        delegate!(self.advance(claim, step, now))
     }
 
     async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
         delegate!(self.give_way(claim))
     }
 
-    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError> {
         delegate!(self.settle(claim, settlement, now))
     }
 
-    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
         delegate!(self.hasten(id, now))
     }
 
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
         delegate!(self.amend(id, amendment, now))
     }
 
@@ -177,7 +179,7 @@ impl EventStore for RecoveringStore {
         delegate!(self.event(id))
     }
 
-    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
         delegate!(self.body(id))
     }
 
@@ -185,8 +187,8 @@ impl EventStore for RecoveringStore {
         delegate!(self.export(from, limit))
     }
 
-    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
-        delegate!(self.import(events))
+    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError> {
+        delegate!(self.import(events, now))
     }
 
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
@@ -197,7 +199,7 @@ impl EventStore for RecoveringStore {
         delegate!(self.list(filter, before, limit))
     }
 
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError> {
         delegate!(self.next_due(busy))
     }
 
@@ -247,7 +249,12 @@ impl EventStore for RecoveringStore {
 mod tests {
     crate::store::conformance::conformance!({
         let directory = tempfile::tempdir().expect("a directory");
-        let store = crate::store::recovering::RecoveringStore::open(directory.path(), false).expect("opens");
+        let store = crate::store::recovering::RecoveringStore::open(
+            directory.path(),
+            false,
+            std::sync::Arc::new(crate::clock::SystemClock),
+        )
+        .expect("opens");
         (store, directory)
     });
 
@@ -255,7 +262,9 @@ mod tests {
     async fn whoever_waits_for_a_change_lets_go_of_a_store_that_is_to_be_opened_again() {
         use crate::store::EventStore;
         let directory = tempfile::tempdir().expect("a directory");
-        let store = super::RecoveringStore::open(directory.path(), false).expect("opens");
+        let store =
+            super::RecoveringStore::open(directory.path(), false, std::sync::Arc::new(crate::clock::SystemClock))
+                .expect("opens");
         // The first change is that it was opened.
         store.changed().await;
         let waiting = store.clone();

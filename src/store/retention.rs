@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{Moment, Now};
-    use crate::store::conformance::{LEASE, at, fetched, notification};
+    use crate::store::conformance::{at, fetched, notification, wall};
     use crate::store::memory::MemoryStore;
     use crate::store::{Advanced, Filter, Settlement};
 
@@ -85,12 +85,12 @@ mod tests {
         for number in 0..EVENTS + 10 {
             let received = at(if number < EVENTS { 0 } else { 100 });
             store.record(&notification(&number.to_string()), received).await.expect("recorded");
-            let claim = store.claim(LEASE, received, &[]).await.expect("answers").expect("the event");
-            let advanced = store.advance(claim, fetched(None, b"{}"), LEASE, received).await.expect("fetched");
+            let claim = store.claim(received, &[]).await.expect("answers").expect("the event");
+            let advanced = store.advance(claim, fetched(None, b"{}"), received).await.expect("fetched");
             let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
             store.settle(claim, Settlement::Done(None), received).await.expect("settled");
         }
-        let clock = Arc::new(Hurried(Mutex::new(Now { wall: at(61), monotonic: Moment::default() })));
+        let clock = Arc::new(Hurried(Mutex::new(Now { wall: wall(61), monotonic: Moment::default() })));
         let stop = CancellationToken::new();
         let keep = Duration::from_mins(1);
         let pruning = prune_from_time_to_time(store.clone(), clock.clone(), keep, stop.clone());
@@ -102,6 +102,6 @@ mod tests {
         };
         tokio::join!(pruning, watching);
         // A second for these, and one rest of a tenth of a minute.
-        assert!(clock.now() < at(61 + 1 + 6), "{} for {EVENTS}", clock.now());
+        assert!(clock.now() < wall(61 + 1 + 6), "{} for {EVENTS}", clock.now());
     }
 }

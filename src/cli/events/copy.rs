@@ -10,6 +10,7 @@ use clap::Args;
 use super::super::office::Office;
 use super::super::{Failure, Source};
 use crate::app::open_store;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StoreUrl};
 use crate::store::export::Line;
 use crate::store::{EXPORTED_BYTES, EventStore, Exported, Sequence, StoredEvent};
@@ -58,7 +59,7 @@ impl Export {
     pub(super) async fn run(&self) -> Result<(), Failure> {
         let config = self.source.load()?;
         let from = if self.offline {
-            From::Store(open_store(&config).await.map_err(Failure::because)?)
+            From::Store(open_store(&config, &clock()).await.map_err(Failure::because)?)
         } else {
             From::Receiver(Office::of(&config)?)
         };
@@ -135,8 +136,13 @@ impl Import {
     }
 }
 
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
 async fn import(config: &Config, mut lines: impl BufRead) -> Result<(), Failure> {
-    let store = open_store(config).await.map_err(Failure::because)?;
+    let clock = clock();
+    let store = open_store(config, &clock).await.map_err(Failure::because)?;
     let (mut number, mut read, mut taken) = (0_u64, 0_u64, 0);
     let (mut batch, mut bytes): (Vec<StoredEvent>, usize) = (Vec::new(), 0);
     let mut line = Vec::new();
@@ -167,11 +173,11 @@ async fn import(config: &Config, mut lines: impl BufRead) -> Result<(), Failure>
             (_, _) => return Err(at(&"it is not what stands here in a doorbell export")),
         }
         if batch.len() >= BATCH || bytes > EXPORTED_BYTES {
-            taken += store.import(std::mem::take(&mut batch)).await.map_err(|error| at(&error))?;
+            taken += store.import(std::mem::take(&mut batch), clock.read()).await.map_err(|error| at(&error))?;
             bytes = 0;
         }
     }
-    taken += store.import(batch).await.map_err(Failure::because)?;
+    taken += store.import(batch, clock.read()).await.map_err(Failure::because)?;
     println!("{taken} events imported, {} were there already", read - taken as u64);
     Ok(())
 }

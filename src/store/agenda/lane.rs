@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::Sequence;
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::event::{EventRecord, State};
 
 /// The events of one marketplace.
@@ -11,7 +11,7 @@ use crate::event::{EventRecord, State};
 pub(super) struct Lane {
     pub(super) marketplace: String,
     /// Free events that nothing holds up, by when they are due.
-    pub(super) ready: BTreeSet<(Timestamp, Sequence)>,
+    pub(super) ready: BTreeSet<(Moment, Sequence)>,
     /// Events whose bodies are being read for the first time: each may turn out to be of any account.
     reading: BTreeSet<Sequence>,
     /// Free events whose bodies were read before those of earlier ones, and that wait for these.

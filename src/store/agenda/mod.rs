@@ -1,17 +1,23 @@
 //! Who works on what, for stores that live in one process.
 //!
 //! Holds the unfinished events only, so neither start-up nor an idle worker pays for history. Leases live in
-//! memory: a directory has one process at a time, and a lease of a process that is gone binds nobody.
+//! memory: a directory has one process at a time, and a lease of a process that is gone binds nobody. A lease ends with
+//! its holder and not by any clock, so an event whose holder is alive is never handed out again, however long that takes
+//! and whatever happens to the clocks (G12).
 
 mod lane;
+mod lease;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use self::lane::{Lane, Stage};
+use self::lease::Lapsed;
+pub(super) use self::lease::Lease;
 use super::Sequence;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Now};
 use crate::event::{EventId, EventRecord};
 
 /// Unfinished events for which room is always kept.
@@ -25,8 +31,7 @@ pub(super) struct Agenda {
     entries: HashMap<Sequence, Entry>,
     sequences: HashMap<EventId, Sequence>,
     lanes: Vec<Lane>,
-    /// Held events, by when their lease ends.
-    held: BTreeSet<(Timestamp, Sequence)>,
+    lapsed: Arc<Lapsed>,
     accounts: HashMap<AccountKey, Queue>,
     last_fence: u64,
 }
@@ -36,16 +41,21 @@ struct Entry {
     id: EventId,
     /// Place of its marketplace among the lanes.
     lane: usize,
-    due: Timestamp,
+    due: Moment,
     account: Option<AccountKey>,
-    hold: Option<Hold>,
+    /// The fence of whoever holds it.
+    hold: Option<u64>,
+    /// Whether its last holder let go of it without a word.
+    was_lost: bool,
     stage: Stage,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Hold {
-    fence: u64,
-    until: Timestamp,
+/// An event that was taken for work.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) sequence: Sequence,
+    pub(super) lease: Lease,
+    pub(super) was_lost: bool,
 }
 
 /// The unfinished events of one account, in order of receipt, and the one that is held.
@@ -60,17 +70,19 @@ fn account_of(event: &EventRecord) -> Option<AccountKey> {
 }
 
 impl Agenda {
-    /// An empty one, whose fences begin after `fence`.
-    pub(super) fn with_fences_after(fence: u64) -> Self {
-        Self { last_fence: fence, ..Self::default() }
+    /// An empty one, whose fences begin after `fence`; `changed` is told of every event that becomes free by itself.
+    pub(super) fn new(fence: u64, changed: Arc<Notify>) -> Self {
+        Self { last_fence: fence, lapsed: Lapsed::new(changed), ..Self::default() }
     }
 
     /// Puts an unfinished event up for claiming.
-    pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord) {
+    pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord, now: Now) {
         self.sequences.insert(event.id, sequence);
         let lane = self.lane(&event.marketplace);
         let stage = Stage::of(event);
-        self.entries.insert(sequence, Entry { id: event.id, lane, due: event.due, account: None, hold: None, stage });
+        let due = event.due_from(now);
+        let entry = Entry { id: event.id, lane, due, account: None, hold: None, was_lost: false, stage };
+        self.entries.insert(sequence, entry);
         if let Some(account) = account_of(event) {
             self.join(sequence, account);
         }
@@ -83,8 +95,8 @@ impl Agenda {
     }
 
     /// Takes the event that has been due longest, leaving those of `busy` marketplaces alone.
-    pub(super) fn claim(&mut self, lease: Duration, now: Timestamp, busy: &[String]) -> Option<(Sequence, u64)> {
-        self.end_leases(now);
+    pub(super) fn claim(&mut self, now: Moment, busy: &[String]) -> Option<Claimed> {
+        self.free_lapsed();
         let sequence = loop {
             let &(due, sequence) = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).min()?;
             if due > now {
@@ -102,13 +114,14 @@ impl Agenda {
             }
             break sequence;
         };
-        self.last_fence += 1;
-        self.hold(sequence, Hold { fence: self.last_fence, until: now.plus(lease) });
-        Some((sequence, self.last_fence))
+        let fence = self.hold(sequence);
+        let was_lost = self.entries.get_mut(&sequence).is_some_and(|entry| std::mem::take(&mut entry.was_lost));
+        Some(Claimed { sequence, lease: Lease::new(sequence, fence, &self.lapsed), was_lost })
     }
 
     /// Makes an event due now, unless somebody holds it.
-    pub(super) fn hasten(&mut self, sequence: Sequence, now: Timestamp) {
+    pub(super) fn hasten(&mut self, sequence: Sequence, now: Moment) {
+        self.free_lapsed();
         let is_early = self.entries.get(&sequence).is_some_and(|entry| entry.hold.is_none() && entry.due > now);
         if is_early {
             self.withdraw(sequence);
@@ -118,67 +131,50 @@ impl Agenda {
 
     /// Takes an event that nobody holds out of every worker's reach, until it is freed or removed.
     pub(super) fn seize(&mut self, sequence: Sequence) -> bool {
+        self.free_lapsed();
         if self.entries.get(&sequence).is_none_or(|entry| entry.hold.is_some()) {
             return false;
         }
         self.withdraw(sequence);
-        self.last_fence += 1;
-        self.hold(sequence, Hold { fence: self.last_fence, until: Timestamp::MAX });
+        self.hold(sequence);
         true
     }
 
-    /// Whether the holder with `fence` still holds the event.
-    pub(super) fn is_held(&self, sequence: Sequence, fence: u64, now: Timestamp) -> bool {
-        let hold = self.entries.get(&sequence).and_then(|entry| entry.hold);
-        hold.is_some_and(|hold| hold.fence == fence && hold.until > now)
+    /// Whether the holder with this lease still holds the event.
+    pub(super) fn is_held(&self, sequence: Sequence, lease: &Lease) -> bool {
+        self.entries.get(&sequence).and_then(|entry| entry.hold) == Some(lease.fence())
     }
 
-    /// Like [`Agenda::is_held`], and keeps the lease from ending until the holder's write is settled one way or
-    /// the other: between the check and the moment the write is durable nobody else may read the old record.
-    pub(super) fn pin(&mut self, sequence: Sequence, fence: u64, now: Timestamp) -> bool {
-        let is_held = self.is_held(sequence, fence, now);
-        if is_held {
-            self.release(sequence);
-            self.hold(sequence, Hold { fence, until: Timestamp::MAX });
-        }
-        is_held
-    }
-
-    /// Notes progress of a held event: renews its lease, or frees it if its account is busy. So it does if the account
+    /// Notes progress of a held event: its holder keeps it, unless its account is busy. It is freed too if the account
     /// is known only now, and events are still being read that were received before and may be of the same one.
     ///
     /// Returns whether the holder may go on.
-    pub(super) fn advanced(
-        &mut self,
-        sequence: Sequence,
-        event: &EventRecord,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> bool {
-        // Nobody is to wait for a holder whose time is over.
-        self.end_leases(now);
+    pub(super) fn advanced(&mut self, sequence: Sequence, event: &EventRecord, now: Now) -> bool {
+        // Nobody is to wait for a holder that is gone.
+        self.free_lapsed();
         let Some(entry) = self.entries.get_mut(&sequence) else { return false };
-        let Some(hold) = entry.hold else { return false };
-        entry.due = event.due;
+        if entry.hold.is_none() {
+            return false;
+        }
+        entry.due = event.due_from(now);
         entry.stage = Stage::of(event);
         let is_behind = entry.stage == Stage::Handling && self.lanes[entry.lane].is_behind(sequence);
         let joins = if entry.account.is_none() { account_of(event) } else { None };
         if let Some(account) = joins {
             self.join(sequence, account);
             if is_behind || !self.is_next_of_its_account(sequence) {
-                self.free(sequence, event.due);
+                self.free(sequence, event.due_from(now));
                 return false;
             }
+            self.hold_account(sequence);
         }
-        self.release(sequence);
-        self.hold(sequence, Hold { fence: hold.fence, until });
         self.is_read(sequence);
         true
     }
 
     /// Lets nobody wait any longer until the body of a held event has been read.
-    pub(super) fn give_way(&mut self, sequence: Sequence, fence: u64) {
-        if self.entries.get(&sequence).and_then(|entry| entry.hold).is_some_and(|hold| hold.fence == fence) {
+    pub(super) fn give_way(&mut self, sequence: Sequence, lease: &Lease) {
+        if self.is_held(sequence, lease) {
             self.is_read(sequence);
         }
     }
@@ -198,7 +194,7 @@ impl Agenda {
     }
 
     /// Frees a held event, to be claimed again from `due` on.
-    pub(super) fn free(&mut self, sequence: Sequence, due: Timestamp) {
+    pub(super) fn free(&mut self, sequence: Sequence, due: Moment) {
         self.release(sequence);
         if let Some(entry) = self.entries.get_mut(&sequence) {
             entry.due = due;
@@ -206,6 +202,16 @@ impl Agenda {
         self.offer(sequence);
         self.offer_next_of_its_account(sequence);
         self.is_read(sequence);
+    }
+
+    /// Notes a change from outside: of an event that was taken out of every worker's reach before, or of one that had ended.
+    pub(super) fn amended(&mut self, sequence: Sequence, event: &EventRecord, was_unfinished: bool, now: Now) {
+        match (was_unfinished, event.state.is_unfinished()) {
+            (false, true) => self.add(sequence, event, now),
+            (true, true) => self.free(sequence, event.due_from(now)),
+            (true, false) => self.remove(sequence),
+            (false, false) => {}
+        }
     }
 
     /// Takes an event off: nothing is left to do for it.
@@ -242,11 +248,10 @@ impl Agenda {
         }
     }
 
-    /// When the next free event is due that is not of a `busy` marketplace, or the next lease ends.
-    pub(super) fn next_due(&self, busy: &[String]) -> Option<Timestamp> {
-        let due = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).map(|&(due, _)| due).min();
-        let lease_end = self.held.first().map(|&(until, _)| until);
-        [due, lease_end].into_iter().flatten().min()
+    /// When the next free event is due that is not of a `busy` marketplace.
+    pub(super) fn next_due(&mut self, busy: &[String]) -> Option<Moment> {
+        self.free_lapsed();
+        self.lanes_but(busy).filter_map(|lane| lane.ready.first()).map(|&(due, _)| due).min()
     }
 
     fn lanes_but<'a>(&'a self, busy: &'a [String]) -> impl Iterator<Item = &'a Lane> {
@@ -268,11 +273,14 @@ impl Agenda {
         }
     }
 
-    fn end_leases(&mut self, now: Timestamp) {
-        while let Some(&(until, sequence)) = self.held.first()
-            && until <= now
-        {
-            let due = self.entries.get(&sequence).map_or(until, |entry| entry.due);
+    /// Frees the events whose holders let go of them without a word.
+    fn free_lapsed(&mut self) {
+        for (sequence, fence) in self.lapsed.take() {
+            let Some(entry) = self.entries.get_mut(&sequence).filter(|entry| entry.hold == Some(fence)) else {
+                continue;
+            };
+            entry.was_lost = true;
+            let due = entry.due;
             self.free(sequence, due);
         }
     }
@@ -315,19 +323,29 @@ impl Agenda {
         }
     }
 
-    fn hold(&mut self, sequence: Sequence, hold: Hold) {
-        let Some(entry) = self.entries.get_mut(&sequence) else { return };
-        entry.hold = Some(hold);
-        self.held.insert((hold.until, sequence));
-        if let Some(queue) = entry.account.as_ref().and_then(|account| self.accounts.get_mut(account)) {
+    /// Has an event held under a new fence.
+    fn hold(&mut self, sequence: Sequence) -> u64 {
+        self.last_fence += 1;
+        if let Some(entry) = self.entries.get_mut(&sequence) {
+            entry.hold = Some(self.last_fence);
+            self.hold_account(sequence);
+        }
+        self.last_fence
+    }
+
+    /// Notes that of an event's account this one is held.
+    fn hold_account(&mut self, sequence: Sequence) {
+        let account = self.entries.get(&sequence).and_then(|entry| entry.account.as_ref());
+        if let Some(queue) = account.and_then(|account| self.accounts.get_mut(account)) {
             queue.held = Some(sequence);
         }
     }
 
     fn release(&mut self, sequence: Sequence) {
         let Some(entry) = self.entries.get_mut(&sequence) else { return };
-        let Some(hold) = entry.hold.take() else { return };
-        self.held.remove(&(hold.until, sequence));
+        if entry.hold.take().is_none() {
+            return;
+        }
         if let Some(queue) = entry.account.as_ref().and_then(|account| self.accounts.get_mut(account))
             && queue.held == Some(sequence)
         {

@@ -1,15 +1,20 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::event::State;
-use crate::store::conformance::{LEASE, at, notification};
+use crate::store::conformance::{at, notification, wall};
 
 /// One event as the guarantees speak of it, without any index.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Known {
     record: EventRecord,
-    held: Option<Hold>,
+    held: Option<Lease>,
+    due: Moment,
     is_over: bool,
+    /// Its last holder vanished, and nobody was told yet.
+    is_lost: bool,
     /// Nobody has begun to read it.
     is_fresh: bool,
     /// It is being read for the first time.
@@ -26,7 +31,11 @@ enum Action {
     Retry(usize, u8),
     End(usize),
     Hasten(usize),
+    /// A holder vanishes without a word.
+    Vanish(usize),
     Pass(u8),
+    /// The clock on the wall is set.
+    Set(u16),
     /// The process ends, and the next one finds what is unfinished.
     Restart,
 }
@@ -40,7 +49,9 @@ fn any_action() -> impl Strategy<Value = Action> {
         2 => (any::<usize>(), 0_u8..90).prop_map(|(held, wait)| Action::Retry(held, wait)),
         3 => any::<usize>().prop_map(Action::End),
         1 => any::<usize>().prop_map(Action::Hasten),
+        1 => any::<usize>().prop_map(Action::Vanish),
         2 => (0_u8..40).prop_map(Action::Pass),
+        1 => any::<u16>().prop_map(Action::Set),
         1 => Just(Action::Restart),
     ]
 }
@@ -48,12 +59,14 @@ fn any_action() -> impl Strategy<Value = Action> {
 #[derive(Default)]
 struct Model {
     events: Vec<Known>,
-    now: i64,
+    now: u32,
+    /// What the clock on the wall shows, which has no say in anything.
+    set_to: Option<u16>,
 }
 
 impl Model {
-    fn is_held(&self, event: &Known) -> bool {
-        event.held.is_some_and(|hold| hold.until > at(self.now))
+    fn now(&self) -> Now {
+        self.set_to.map_or(at(self.now), |set_to| Now { wall: wall(set_to.into()), ..at(self.now) })
     }
 
     fn of_the_same_account(&self, index: usize) -> impl Iterator<Item = (usize, &Known)> {
@@ -76,27 +89,24 @@ impl Model {
     /// What must be claimed next: of all that is due and not held up, what has been due longest.
     fn next(&self) -> Option<usize> {
         let free = self.events.iter().enumerate().filter(|(index, event)| {
-            let is_free = !event.is_over && event.held.is_none() && event.record.due <= at(self.now);
+            let is_free = !event.is_over && event.held.is_none() && event.due <= at(self.now).monotonic;
             let waits = event.record.state == State::Fetched && event.record.account.is_some();
             is_free && !self.is_held_up(*index) && !(waits && self.is_behind(*index))
         });
-        free.min_by_key(|(index, event)| (event.record.due, *index)).map(|(index, _)| index)
+        free.min_by_key(|(index, event)| (event.due, *index)).map(|(index, _)| index)
     }
 
     /// One of those that are held.
     fn pick(&self, choice: usize) -> Option<usize> {
-        let held: Vec<_> = (0..self.events.len()).filter(|index| self.is_held(&self.events[*index])).collect();
+        let held: Vec<_> = (0..self.events.len()).filter(|index| self.events[*index].held.is_some()).collect();
         (!held.is_empty()).then(|| held[choice % held.len()])
     }
 
-    /// Leases that are over are noticed.
-    fn end_leases(&mut self) {
-        for index in 0..self.events.len() {
-            if !self.is_held(&self.events[index]) {
-                self.events[index].held = None;
-                self.events[index].is_being_read = false;
-            }
-        }
+    /// Its holder lets go of an event.
+    fn let_go(&mut self, index: usize) -> Lease {
+        let event = &mut self.events[index];
+        event.is_being_read = false;
+        event.held.take().expect("held")
     }
 }
 
@@ -108,90 +118,101 @@ proptest! {
     ) {
         let (mut agenda, mut model) = (Agenda::default(), Model::default());
         for action in actions {
-            let now = at(model.now);
+            let now = model.now();
             match action {
                 Action::Receive => {
-                    let record = EventRecord::new(&notification(&model.events.len().to_string()), now);
-                    agenda.add(model.events.len() as Sequence, &record);
+                    let record = EventRecord::new(&notification(&model.events.len().to_string()), now.wall);
+                    agenda.add(model.events.len() as Sequence, &record, now);
                     model.events.push(Known {
-                        record, held: None, is_over: false, is_fresh: true, is_being_read: false,
+                        record, held: None, due: now.monotonic, is_over: false, is_fresh: true, is_being_read: false,
+                        is_lost: false,
                     });
                 }
                 Action::Claim => {
-                    let claimed = agenda.claim(LEASE, now, &[]);
-                    model.end_leases();
+                    let claimed = agenda.claim(now.monotonic, &[]);
                     let expected = model.next();
-                    prop_assert_eq!(claimed.map(|(sequence, _)| sequence), expected.map(|index| index as Sequence));
-                    if let (Some((_, fence)), Some(index)) = (claimed, expected) {
+                    let sequence = claimed.as_ref().map(|claimed| claimed.sequence);
+                    prop_assert_eq!(sequence, expected.map(|index| index as Sequence));
+                    if let (Some(claimed), Some(index)) = (claimed, expected) {
                         let event = &mut model.events[index];
-                        event.held = Some(Hold { fence, until: now.plus(LEASE) });
+                        prop_assert_eq!(claimed.was_lost, std::mem::take(&mut event.is_lost));
+                        event.held = Some(claimed.lease);
                         event.is_being_read = std::mem::take(&mut event.is_fresh);
                     }
                 }
                 Action::Read(choice, account) => {
                     let Some(index) = model.pick(choice) else { continue };
-                    model.end_leases();
                     let event = &mut model.events[index];
                     // Another step of one that is read already: it goes on, and so does one of no account.
                     let joins = event.record.account.is_none() && account.is_some();
                     event.record.state = State::Fetched;
-                    event.record.due = now;
+                    (event.record.due, event.record.updated_at) = (now.wall, now.wall);
+                    event.due = now.monotonic;
                     if joins {
                         event.record.account = account.map(|account| account.to_string());
                     }
-                    let proceeds = agenda.advanced(index as Sequence, &event.record, now.plus(LEASE), now);
+                    let proceeds = agenda.advanced(index as Sequence, &event.record, now);
                     let waits = joins && (model.is_held_up(index) || model.is_behind(index));
                     prop_assert_eq!(proceeds, !waits);
-                    let event = &mut model.events[index];
-                    event.held = event.held.map(|hold| Hold { until: now.plus(LEASE), ..hold }).filter(|_| proceeds);
-                    event.is_being_read = false;
+                    model.events[index].is_being_read = false;
+                    if !proceeds {
+                        model.let_go(index).end();
+                    }
                 }
                 Action::GiveWay(choice) => {
                     let Some(index) = model.pick(choice) else { continue };
-                    agenda.give_way(index as Sequence, model.events[index].held.expect("held").fence);
+                    agenda.give_way(index as Sequence, model.events[index].held.as_ref().expect("held"));
                     model.events[index].is_being_read = false;
                 }
                 Action::Retry(choice, wait) => {
                     let Some(index) = model.pick(choice) else { continue };
-                    let due = now.plus(Duration::from_secs(wait.into()));
-                    model.events[index].record.due = due;
-                    model.events[index].held = None;
-                    model.events[index].is_being_read = false;
-                    agenda.free(index as Sequence, due);
+                    let event = &mut model.events[index];
+                    let wait = Duration::from_secs(wait.into());
+                    (event.record.updated_at, event.record.due) = (now.wall, now.wall.plus(wait));
+                    event.due = now.monotonic.plus(wait);
+                    agenda.free(index as Sequence, event.record.due_from(now));
+                    model.let_go(index).end();
                 }
                 Action::End(choice) => {
                     let Some(index) = model.pick(choice) else { continue };
                     model.events[index].is_over = true;
-                    model.events[index].held = None;
-                    model.events[index].is_being_read = false;
                     agenda.remove(index as Sequence);
+                    model.let_go(index).end();
+                }
+                Action::Vanish(choice) => {
+                    let Some(index) = model.pick(choice) else { continue };
+                    model.events[index].is_lost = true;
+                    drop(model.let_go(index));
                 }
                 Action::Hasten(choice) => {
                     let Some(index) = choice.checked_rem(model.events.len()) else { continue };
-                    agenda.hasten(index as Sequence, now);
-                    // A lease that is over and that nobody has noticed yet counts as a hold here.
+                    agenda.hasten(index as Sequence, now.monotonic);
                     let event = &mut model.events[index];
                     if !event.is_over && event.held.is_none() {
-                        event.record.due = event.record.due.min(now);
+                        event.due = event.due.min(now.monotonic);
                     }
                 }
-                Action::Pass(seconds) => model.now += i64::from(seconds),
+                Action::Pass(seconds) => model.now += u32::from(seconds),
+                Action::Set(seconds) => model.set_to = Some(seconds),
                 Action::Restart => {
-                    agenda = Agenda::with_fences_after(agenda.last_fence);
+                    agenda = Agenda::new(agenda.last_fence, Arc::default());
                     for (sequence, event) in (0..).zip(&mut model.events) {
                         event.held = None;
                         event.is_being_read = false;
+                        event.is_lost = false;
                         event.is_fresh = event.record.state == State::Received;
+                        // What was waited by the clock on the wall, as far as that can be: never longer than was to be.
+                        event.due = event.record.due_from(now);
                         if !event.is_over {
-                            agenda.add(sequence, &event.record);
+                            agenda.add(sequence, &event.record, now);
                         }
                     }
                 }
             }
             for index in 0..model.events.len() {
-                let event = &model.events[index];
-                let believed = event.held.is_some_and(|hold| agenda.is_held(index as Sequence, hold.fence, at(model.now)));
-                prop_assert_eq!(believed, model.is_held(event));
+                if let Some(lease) = &model.events[index].held {
+                    prop_assert!(agenda.is_held(index as Sequence, lease));
+                }
             }
         }
     }

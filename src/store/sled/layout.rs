@@ -20,12 +20,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use sled::{IVec, Tree};
+use tokio::sync::Notify;
 
 use super::super::agenda::Agenda;
 use super::super::{Sequence, StoreError, codec};
 use super::failed;
+use crate::clock::Now;
 use crate::event::EventRecord;
 
 /// Records that are read at a time when all are.
@@ -169,17 +172,17 @@ pub(super) fn sequence_of(bytes: &[u8]) -> Sequence {
 }
 
 /// The agenda as the last process left it.
-pub(super) fn unfinished(tree: &Tree) -> Result<Agenda, StoreError> {
+pub(super) fn unfinished(tree: &Tree, now: Now, changed: Arc<Notify>) -> Result<Agenda, StoreError> {
     // A store that is opened again in one process must not know the claims of the time before.
     let fence = getrandom::u64().map_err(|error| StoreError::Unavailable(error.to_string()))? >> 1;
-    let mut agenda = Agenda::with_fences_after(fence);
+    let mut agenda = Agenda::new(fence, changed);
     for entry in tree.scan_prefix([IN_PROGRESS]) {
         let (in_progress, bytes) = entry.map_err(failed)?;
         let sequence = sequence_of(&in_progress);
         if tree.contains_key(key(ENDED, sequence)).map_err(failed)? {
             tree.remove(in_progress).map_err(failed)?;
         } else {
-            agenda.add(sequence, &codec::decode(&bytes)?);
+            agenda.add(sequence, &codec::decode(&bytes)?, now);
         }
     }
     Ok(agenda)

@@ -29,7 +29,6 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretSlice;
@@ -41,14 +40,14 @@ pub use self::directory::OpenError;
 use self::index::{Index, IndexWriter, Name, Sizes, Standing, event_place};
 use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, oldest_first, stored_record, unfinished};
 use self::writer::{Write, Writer};
-use super::agenda::Agenda;
+use super::agenda::{Agenda, Claimed};
 use super::watch::{Watch, Watches};
 use super::{
     Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Recorded, Sequence,
     Settlement, Step, StoreError, StoredEvent, codec,
 };
-use crate::clock::Timestamp;
-use crate::event::{AccountStatus, EventId, EventRecord, Notification};
+use crate::clock::{Moment, Now, Timestamp};
+use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 
 /// Writes that may wait; more are refused rather than kept in memory.
 const QUEUE: usize = 4096;
@@ -76,21 +75,21 @@ impl SledStore {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(directory: &Path, require_durable: bool) -> Result<Self, OpenError> {
-        Self::open_with(directory, require_durable, Sizes::default())
+    pub fn open(directory: &Path, require_durable: bool, now: Now) -> Result<Self, OpenError> {
+        Self::open_with(directory, require_durable, now, Sizes::default())
     }
 
-    fn open_with(directory: &Path, require_durable: bool, sizes: Sizes) -> Result<Self, OpenError> {
+    fn open_with(directory: &Path, require_durable: bool, now: Now, sizes: Sizes) -> Result<Self, OpenError> {
         let DataDirectory { db, log, durability, lock } = DataDirectory::open(directory, require_durable)?;
         let tree: Tree = (*db).clone();
         let damaged =
             |error: StoreError| OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() };
-        let agenda = unfinished(&tree).map_err(damaged)?;
+        let changed = Arc::new(Notify::new());
+        let agenda = unfinished(&tree, now, Arc::clone(&changed)).map_err(damaged)?;
         let next = next_sequence(&tree).map_err(damaged)?;
         let index_writer = IndexWriter::open(&tree, sizes).map_err(damaged)?;
         let index = index_writer.reader().clone();
         let agenda = Arc::new(Mutex::new(agenda));
-        let changed = Arc::new(Notify::new());
         changed.notify_one();
         let watches = Arc::new(Watches::default());
         let failure = Arc::new(OnceLock::new());
@@ -156,11 +155,11 @@ impl SledStore {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// The body of an event, once it was fetched. What lies under its keys before that is not its own: a crash may have
+    /// The body of an event, once one came. What lies under its keys before that is not its own: a crash may have
     /// left it there.
     fn body_of(&self, sequence: Sequence, record: &EventRecord) -> Result<Option<Vec<u8>>, StoreError> {
         let mut chunks = self.tree.scan_prefix(key(BODY, sequence)).values().peekable();
-        if record.kind.is_none() || chunks.peek().is_none() {
+        if !record.has_body || chunks.peek().is_none() {
             return Ok(None);
         }
         let mut body = Vec::new();
@@ -187,43 +186,51 @@ impl Drop for SledStore {
 
 #[async_trait]
 impl EventStore for SledStore {
-    async fn record(&self, notification: &Notification, now: Timestamp) -> Result<Recorded, StoreError> {
-        let record = EventRecord::new(notification, now);
+    async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError> {
+        let record = EventRecord::new(notification, now.wall);
         // Here and not in the writer, of which there is only one.
         let encoded = codec::encode(&record)?;
-        self.write(|reply| Write::Record(Arc::new(record), encoded, reply)).await
+        self.write(|reply| Write::Record(Arc::new(record), encoded, now, reply)).await
     }
 
-    async fn claim(&self, lease: Duration, now: Timestamp, busy: &[String]) -> Result<Option<Claim>, StoreError> {
-        let Some((sequence, fence)) = lock(&self.agenda).claim(lease, now, busy) else { return Ok(None) };
-        match stored_record(&self.tree, sequence)? {
-            Some(record) => Ok(Some(Claim { record, sequence, fence })),
-            None => Err(StoreError::Unreadable(format!("event number {sequence} has no record"))),
+    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        loop {
+            let Some(claimed) = lock(&self.agenda).claim(now.monotonic, busy) else { return Ok(None) };
+            let Claimed { sequence, lease, was_lost } = claimed;
+            let error = match stored_record(&self.tree, sequence) {
+                Ok(Some(record)) => return Ok(Some(Claim { record, sequence, lease, was_lost })),
+                Ok(None) => StoreError::Unreadable("it is not there".to_owned()),
+                Err(error @ StoreError::Unreadable(_)) => error,
+                Err(error) => return Err(error),
+            };
+            // It would be in the way of all others for ever. It stays where it is, held by nobody.
+            lease.end();
+            tracing::error!(number = sequence, %error, "an event is left alone until it can be read");
         }
     }
 
-    async fn advance(&self, claim: Claim, step: Step, lease: Duration, now: Timestamp) -> Result<Advanced, StoreError> {
-        self.write_in_turn(|reply| Write::Advance(claim, step, now, now.plus(lease), reply)).await
+    async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
+        self.write_in_turn(|reply| Write::Advance(claim, step, now, reply)).await
     }
 
     async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
-        lock(&self.agenda).give_way(claim.sequence, claim.fence);
+        lock(&self.agenda).give_way(claim.sequence, &claim.lease);
         self.changed.notify_one();
         Ok(())
     }
 
-    async fn settle(&self, claim: Claim, settlement: Settlement, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError> {
         self.write_in_turn(|reply| Write::Settle(claim, settlement, now, reply)).await
     }
 
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Timestamp) -> Result<EventRecord, StoreError> {
+    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
         self.write(|reply| Write::Amend(id, amendment, now, reply)).await
     }
 
-    async fn hasten(&self, id: EventId, now: Timestamp) -> Result<(), StoreError> {
+    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
         let mut agenda = lock(&self.agenda);
         if let Some(sequence) = agenda.sequence(id) {
-            agenda.hasten(sequence, now);
+            agenda.hasten(sequence, now.monotonic);
             self.changed.notify_one();
         }
         Ok(())
@@ -237,9 +244,10 @@ impl EventStore for SledStore {
         Ok(self.find(id)?.map(|(_, record)| record))
     }
 
-    async fn body(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
         let Some((sequence, record)) = self.find(id)? else { return Ok(None) };
-        self.body_of(sequence, &record)
+        let bytes = self.body_of(sequence, &record)?;
+        Ok(bytes.map(|bytes| Body { bytes, charset: record.charset }))
     }
 
     async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
@@ -263,10 +271,10 @@ impl EventStore for SledStore {
         Ok(exported)
     }
 
-    async fn import(&self, events: Vec<StoredEvent>) -> Result<usize, StoreError> {
+    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError> {
         let encoded = events.iter().map(|event| codec::encode(&event.record)).collect::<Result<Vec<_>, _>>()?;
         let events = events.into_iter().zip(encoded).collect();
-        self.write(|reply| Write::Import(events, reply)).await
+        self.write(|reply| Write::Import(events, now, reply)).await
     }
 
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
@@ -295,7 +303,7 @@ impl EventStore for SledStore {
         Ok(page)
     }
 
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError> {
         Ok(lock(&self.agenda).next_due(busy))
     }
 

@@ -11,7 +11,7 @@ use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, key, sequence_of};
 use super::writer::{BATCH, Writer};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
-use crate::event::{AccountChange, Change, EventId, EventRecord, State};
+use crate::event::{AccountChange, EventId, EventRecord, State};
 
 /// Nonces whose time is over that are removed with each new one: more than come, so that they do not gather.
 const FORGOTTEN_AT_ONCE: usize = 4;
@@ -40,14 +40,10 @@ impl Writer {
         step: Step,
         now: Timestamp,
     ) -> Result<Claim, StoreError> {
-        let (change, body) = match step {
-            Step::Fetched { facts, body } => (Change::Fetched(facts), Some(body)),
-            Step::Handled(result) => (Change::Handled(result), None),
-        };
-        self.check_lease(&claim, now)?;
+        let (change, body) = step.into_change();
+        self.check_claim(&claim)?;
         let account = claim.record.apply(change, now)?;
         let encoded = codec::encode(&claim.record)?;
-        self.pin(&claim, now)?;
         self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
         if let Some(body) = body {
             self.put_body(group, claim.sequence, &body)?;
@@ -104,11 +100,14 @@ impl Writer {
         settlement: Settlement,
         now: Timestamp,
     ) -> Result<Claim, StoreError> {
-        self.check_lease(&claim, now)?;
-        let account = claim.record.apply(settlement.into(), now)?;
+        self.check_claim(&claim)?;
+        let (change, body) = settlement.into_change();
+        let account = claim.record.apply(change, now)?;
         let encoded = codec::encode(&claim.record)?;
-        self.pin(&claim, now)?;
         self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
+        if let Some(body) = body {
+            self.put_body(group, claim.sequence, &body)?;
+        }
         if claim.record.state.is_unfinished() {
             group.put(key(IN_PROGRESS, claim.sequence), encoded);
         } else {
@@ -144,24 +143,28 @@ impl Writer {
         id: EventId,
         amendment: Amendment,
         now: Timestamp,
-    ) -> Result<(Sequence, EventRecord), StoreError> {
+    ) -> Result<(Sequence, EventRecord, bool), StoreError> {
         let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
+        let was_unfinished = record.state.is_unfinished();
         let account = record.apply_amendment(amendment.into(), now)?;
-        self.kept_to = self.kept_to.min(sequence);
         let encoded = codec::encode(&record)?;
-        if record.state.is_unfinished() {
-            self.leave_account(group, sequence, &record.integration, account)?;
-            group.put(key(IN_PROGRESS, sequence), encoded);
-            group.remove(&key(ENDED, sequence));
-        } else if lock(&self.agenda).seize(sequence) {
-            self.leave_account(group, sequence, &record.integration, account)?;
-            group.end(sequence, record.id, encoded);
-        } else {
+        self.kept_to = self.kept_to.min(sequence);
+        self.leave_account(group, sequence, &record.integration, account)?;
+        if was_unfinished && !lock(&self.agenda).seize(sequence) {
             return Err(StoreError::Held);
         }
+        match (was_unfinished, record.state.is_unfinished()) {
+            (false, true) => {
+                group.put(key(IN_PROGRESS, sequence), encoded);
+                group.remove(&key(ENDED, sequence));
+            }
+            (true, true) => group.put(key(IN_PROGRESS, sequence), encoded),
+            (true, false) => group.end(sequence, record.id, encoded),
+            (false, false) => group.put(key(ENDED, sequence), encoded),
+        }
         group.leave(sequence, Arc::new(record.clone()));
-        Ok((sequence, record))
+        Ok((sequence, record, was_unfinished))
     }
 
     pub(super) fn prepare_prune(
@@ -264,14 +267,9 @@ impl Writer {
         Ok(is_first)
     }
 
-    fn check_lease(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
-        let held = lock(&self.agenda).is_held(claim.sequence, claim.fence, now);
-        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
-    }
-
-    fn pin(&self, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
-        let held = lock(&self.agenda).pin(claim.sequence, claim.fence, now);
-        if held { Ok(()) } else { Err(StoreError::LeaseEnded) }
+    fn check_claim(&self, claim: &Claim) -> Result<(), StoreError> {
+        let held = lock(&self.agenda).is_held(claim.sequence, &claim.lease);
+        if held { Ok(()) } else { Err(StoreError::ClaimLost) }
     }
 
     /// The event with this id, as the group so far leaves it.

@@ -6,25 +6,30 @@ use proptest::prelude::*;
 use super::directory::DATABASE;
 use super::*;
 use crate::event::{EventResult, State};
-use crate::store::conformance::{LEASE, at, fetched, notification};
+use crate::store::conformance::{at, dead, fetched, notification, retry, wall};
 use crate::store::memory::MemoryStore;
 
 crate::store::conformance::conformance!({
     let directory = tempfile::tempdir().expect("a directory");
-    let store = crate::store::sled::SledStore::open(directory.path(), false).expect("opens");
+    let store =
+        crate::store::sled::SledStore::open(directory.path(), false, crate::store::conformance::at(0)).expect("opens");
     (store, directory)
 });
 
 /// A store whose index does sooner what it does otherwise after many thousand events.
 fn open(directory: &Path) -> SledStore {
-    SledStore::open_with(directory, false, Sizes { recent: 2, merged: 2 }).expect("opens")
+    open_at(directory, at(0))
+}
+
+fn open_at(directory: &Path, now: Now) -> SledStore {
+    SledStore::open_with(directory, false, now, Sizes { recent: 2, merged: 2 }).expect("opens")
 }
 
 /// Records an event and works it off.
-async fn finish(store: &SledStore, token: &str, seconds: i64) {
+async fn finish(store: &SledStore, token: &str, seconds: u32) {
     store.record(&notification(token), at(seconds)).await.expect("recorded");
-    let claim = store.claim(LEASE, at(seconds), &[]).await.expect("answers").expect("the event");
-    let advanced = store.advance(claim, fetched(None, b"{}"), LEASE, at(seconds)).await.expect("fetched");
+    let claim = store.claim(at(seconds), &[]).await.expect("answers").expect("the event");
+    let advanced = store.advance(claim, fetched(None, b"{}"), at(seconds)).await.expect("fetched");
     let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
     store.settle(claim, Settlement::Done(None), at(seconds)).await.expect("settled");
 }
@@ -36,7 +41,7 @@ async fn events_are_known_for_as_long_as_they_are_kept_and_leave_nothing_behind(
     for number in 0..100 {
         finish(&store, &format!("old-{number}"), number).await;
     }
-    while store.prune(at(90), 64).await.expect("pruned") > 0 {}
+    while store.prune(wall(90), 64).await.expect("pruned") > 0 {}
     // An entry goes when it is merged, and it is merged as others come.
     for number in 100..400 {
         finish(&store, &format!("new-{number}"), number).await;
@@ -60,26 +65,24 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_is_worked_on() {
         store.record(&notification(token), at(0)).await.expect("recorded");
     }
     for token in ["done", "handled"] {
-        let claim = store.claim(LEASE, at(1), &[]).await.expect("answers").expect(token);
-        let Advanced::Proceed(claim) = store.advance(claim, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched")
-        else {
+        let claim = store.claim(at(1), &[]).await.expect("answers").expect(token);
+        let Advanced::Proceed(claim) = store.advance(claim, fetched(None, b"{}"), at(1)).await.expect("fetched") else {
             panic!()
         };
         let step = Step::Handled(EventResult::success(token));
-        let Advanced::Proceed(claim) = store.advance(claim, step, LEASE, at(1)).await.expect("handled") else {
-            panic!()
-        };
+        let Advanced::Proceed(claim) = store.advance(claim, step, at(1)).await.expect("handled") else { panic!() };
         if token == "done" {
             store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
         }
     }
     drop(store);
 
-    let store = open(directory.path());
-    let mut states = Vec::new();
-    while let Some(claim) = store.claim(LEASE, at(2), &[]).await.expect("answers") {
-        states.push(claim.event().state);
+    let store = open_at(directory.path(), at(2));
+    let mut held = Vec::new();
+    while let Some(claim) = store.claim(at(2), &[]).await.expect("answers") {
+        held.push(claim);
     }
+    let states: Vec<_> = held.iter().map(|claim| claim.event().state).collect();
     assert_eq!(states, [State::Received, State::Handled]);
     let Ok(Recorded::Duplicate(done)) = store.record(&notification("done"), at(3)).await else { panic!("known") };
     assert_eq!(done.state, State::Done);
@@ -106,7 +109,7 @@ async fn after_a_failure_to_make_writes_durable_nothing_is_acknowledged_and_the_
 fn a_directory_that_is_in_use_is_refused_with_the_remedy() {
     let directory = tempfile::tempdir().expect("a directory");
     let _held = open(directory.path());
-    let error = SledStore::open(directory.path(), false).expect_err("in use");
+    let error = SledStore::open(directory.path(), false, at(0)).expect_err("in use");
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains("stop that one"), "{error}");
 }
@@ -116,7 +119,7 @@ fn a_store_that_held_events_and_opens_empty_is_an_error() {
     let directory = tempfile::tempdir().expect("a directory");
     drop(open(directory.path()));
     std::fs::remove_dir_all(directory.path().join(DATABASE)).expect("removed");
-    let error = SledStore::open(directory.path(), false).expect_err("emptied");
+    let error = SledStore::open(directory.path(), false, at(0)).expect_err("emptied");
     assert!(error.to_string().contains("it held events before and is empty now"), "{error}");
 }
 
@@ -126,7 +129,7 @@ fn a_damaged_store_is_an_error_that_says_what_to_do() {
     drop(open(directory.path()));
     let config = directory.path().join(DATABASE).join("conf");
     std::fs::write(config, b"this is no sled configuration").expect("overwritten");
-    let error = SledStore::open(directory.path(), false).expect_err("damaged");
+    let error = SledStore::open(directory.path(), false, at(0)).expect_err("damaged");
     assert!(error.to_string().contains("doorbell events import"), "{error}");
 }
 
@@ -136,7 +139,7 @@ fn a_store_of_another_layout_is_refused_with_the_way_out() {
     let store = open(directory.path());
     store.tree.insert(LAYOUT_KEY, b"3").expect("written");
     drop(store);
-    let error = SledStore::open(directory.path(), false).expect_err("another layout").to_string();
+    let error = SledStore::open(directory.path(), false, at(0)).expect_err("another layout").to_string();
     assert!(error.contains("layout 3, and this doorbell reads layout 4; write a copy"), "{error}");
 }
 
@@ -197,14 +200,14 @@ fn any_action() -> impl Strategy<Value = Action> {
     let settlement = prop_oneof![
         Just(Settlement::Done(None)),
         Just(Settlement::Deferred),
-        (0_i64..90).prop_map(|until| Settlement::LeftToAnswer { until: at(until) }),
-        Just(Settlement::Dead("dead".into())),
-        (0_i64..90).prop_map(|due| Settlement::Retry { due: at(due), error: "passing".into() }),
+        (0_u32..90).prop_map(|until| Settlement::LeftToAnswer { until: wall(until) }),
+        Just(dead("dead")),
+        (0_u32..90).prop_map(|wait| retry(wait, "transient")),
     ];
     let amendment = prop_oneof![
         Just(Amendment::Rerun),
         Just(Amendment::Resolve(EventResult::success("outside"))),
-        Just(Amendment::Answered)
+        (0_u64..40).prop_map(|wait| Amendment::HandedOver { wait: Duration::from_secs(wait) })
     ];
     prop_oneof![
         4 => (0_u8..6).prop_map(Action::Record),
@@ -231,8 +234,8 @@ proptest! {
     }
 }
 
-/// Does the same to both stores and compares every answer. A reopened sled forgets its leases, so before a
-/// reopening both sides' holders let theirs end.
+/// Does the same to both stores and compares every answer. A reopened sled knows no claims, so before a
+/// reopening both sides' holders let go of theirs.
 async fn agree(actions: Vec<Action>) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut sled = open(directory.path());
@@ -247,10 +250,8 @@ async fn agree(actions: Vec<Action>) {
                 assert_eq!(sled.record(&notification, now).await, memory.record(&notification, now).await);
             }
             Action::Claim => {
-                let claims = (
-                    sled.claim(LEASE, now, &[]).await.expect("answers"),
-                    memory.claim(LEASE, now, &[]).await.expect("answers"),
-                );
+                let claims =
+                    (sled.claim(now, &[]).await.expect("answers"), memory.claim(now, &[]).await.expect("answers"));
                 match claims {
                     (Some(a), Some(b)) => {
                         assert_eq!(a.event(), b.event());
@@ -265,16 +266,14 @@ async fn agree(actions: Vec<Action>) {
             Action::Fetch(account) => {
                 if let Some((a, b)) = held.pop() {
                     let step = fetched(Some(&account.to_string()), b"{}");
-                    let advanced =
-                        (sled.advance(a, step.clone(), LEASE, now).await, memory.advance(b, step, LEASE, now).await);
+                    let advanced = (sled.advance(a, step.clone(), now).await, memory.advance(b, step, now).await);
                     keep(&mut held, advanced);
                 }
             }
             Action::Handle => {
                 if let Some((a, b)) = held.pop() {
                     let step = Step::Handled(EventResult::success("handled"));
-                    let advanced =
-                        (sled.advance(a, step.clone(), LEASE, now).await, memory.advance(b, step, LEASE, now).await);
+                    let advanced = (sled.advance(a, step.clone(), now).await, memory.advance(b, step, now).await);
                     keep(&mut held, advanced);
                 }
             }
@@ -293,26 +292,16 @@ async fn agree(actions: Vec<Action>) {
                 is_hastened = true;
             }
             Action::Prune(age, limit) => {
-                let moment = at(clock - i64::from(age));
+                let moment = wall(clock.saturating_sub(age.into()));
                 assert_eq!(sled.prune(moment, limit).await, memory.prune(moment, limit).await);
             }
-            Action::Pass(seconds) => clock += i64::from(seconds),
+            Action::Pass(seconds) => clock += u32::from(seconds),
             // A hint that a reopened sled does not remember, and memory does.
             Action::Reopen if is_hastened => {}
             Action::Reopen => {
                 held.clear();
-                clock += 61;
-                // Lets memory's leases end as sled's do; what this hands out on both sides is let go again.
                 drop(sled);
-                sled = open(directory.path());
-                let both = (
-                    sled.claim(Duration::ZERO, at(clock), &[]).await,
-                    memory.claim(Duration::ZERO, at(clock), &[]).await,
-                );
-                assert_eq!(
-                    both.0.expect("answers").map(|claim| claim.record),
-                    both.1.expect("answers").map(|claim| claim.record)
-                );
+                sled = open_at(directory.path(), now);
             }
         }
         let shown = (sled.list(&Filter::default(), None, 100).await, memory.list(&Filter::default(), None, 100).await);

@@ -18,7 +18,7 @@ use super::group::{Group, answer, refuse};
 use super::index::{IndexWriter, Sink, event_place};
 use super::layout::{ENDED, key, sequence_of};
 use super::{failed, lock};
-use crate::clock::Timestamp;
+use crate::clock::{Now, Timestamp};
 use crate::event::{EventId, EventRecord};
 
 /// Writes that are made durable together at most.
@@ -30,12 +30,12 @@ const GATHER: Duration = Duration::from_micros(120);
 
 /// A write and who waits for it.
 pub(super) enum Write {
-    Record(Arc<EventRecord>, Vec<u8>, oneshot::Sender<Result<Recorded, StoreError>>),
-    Advance(Claim, Step, Timestamp, Timestamp, oneshot::Sender<Result<Advanced, StoreError>>),
-    Settle(Claim, Settlement, Timestamp, oneshot::Sender<Result<(), StoreError>>),
-    Amend(EventId, Amendment, Timestamp, oneshot::Sender<Result<EventRecord, StoreError>>),
+    Record(Arc<EventRecord>, Vec<u8>, Now, oneshot::Sender<Result<Recorded, StoreError>>),
+    Advance(Claim, Step, Now, oneshot::Sender<Result<Advanced, StoreError>>),
+    Settle(Claim, Settlement, Now, oneshot::Sender<Result<(), StoreError>>),
+    Amend(EventId, Amendment, Now, oneshot::Sender<Result<EventRecord, StoreError>>),
     Prune(Timestamp, usize, oneshot::Sender<Result<usize, StoreError>>),
-    Import(Vec<(StoredEvent, Vec<u8>)>, oneshot::Sender<Result<usize, StoreError>>),
+    Import(Vec<(StoredEvent, Vec<u8>)>, Now, oneshot::Sender<Result<usize, StoreError>>),
     Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
     ReplaceSecret(String, SecretSlice<u8>, SecretSlice<u8>, oneshot::Sender<Result<bool, StoreError>>),
     Nonce([u8; 16], Timestamp, Timestamp, oneshot::Sender<Result<bool, StoreError>>),
@@ -146,28 +146,29 @@ impl Writer {
 
     fn prepare(&mut self, group: &mut Group, write: Write) {
         match write {
-            Write::Record(record, encoded, reply) => {
+            Write::Record(record, encoded, now, reply) => {
                 let prepared = self.prepare_record(group, &record, encoded);
                 group.answers.push(match prepared {
                     Ok((sequence, recorded)) => Box::new(move |durable, agenda| {
                         if durable.is_ok() && recorded == Recorded::New {
-                            agenda.add(sequence, &record);
+                            agenda.add(sequence, &record, now);
                         }
                         let _ = reply.send(durable.map(|()| recorded));
                     }),
                     Err(error) => refuse(reply, error),
                 });
             }
-            Write::Advance(claim, step, now, until, reply) => {
-                let prepared = self.prepare_advance(group, claim, step, now);
+            Write::Advance(claim, step, now, reply) => {
+                let prepared = self.prepare_advance(group, claim, step, now.wall);
                 group.answers.push(match prepared {
                     Ok(claim) => Box::new(move |durable, agenda| {
-                        if durable.is_err() {
-                            agenda.free(claim.sequence, claim.record.due);
-                        }
+                        // A claim that is not sent on gives its event back.
                         let advanced = durable.map(|()| {
-                            let proceeds = agenda.advanced(claim.sequence, &claim.record, until, now);
-                            if proceeds { Advanced::Proceed(claim) } else { Advanced::Waiting }
+                            if agenda.advanced(claim.sequence, &claim.record, now) {
+                                return Advanced::Proceed(claim);
+                            }
+                            claim.lease.end();
+                            Advanced::Waiting
                         });
                         let _ = reply.send(advanced);
                     }),
@@ -175,13 +176,16 @@ impl Writer {
                 });
             }
             Write::Settle(claim, settlement, now, reply) => {
-                let prepared = self.prepare_settle(group, claim, settlement, now);
+                let prepared = self.prepare_settle(group, claim, settlement, now.wall);
                 group.answers.push(match prepared {
                     Ok(claim) => Box::new(move |durable, agenda| {
-                        if durable.is_err() || claim.record.state.is_unfinished() {
-                            agenda.free(claim.sequence, claim.record.due);
-                        } else {
-                            agenda.remove(claim.sequence);
+                        if durable.is_ok() {
+                            if claim.record.state.is_unfinished() {
+                                agenda.free(claim.sequence, claim.record.due_from(now));
+                            } else {
+                                agenda.remove(claim.sequence);
+                            }
+                            claim.lease.end();
                         }
                         let _ = reply.send(durable);
                     }),
@@ -189,13 +193,12 @@ impl Writer {
                 });
             }
             Write::Amend(id, amendment, now, reply) => {
-                let prepared = self.prepare_amend(group, id, amendment, now);
+                let prepared = self.prepare_amend(group, id, amendment, now.wall);
                 group.answers.push(match prepared {
-                    Ok((sequence, record)) => Box::new(move |durable, agenda| {
-                        match (&durable, record.state.is_unfinished()) {
-                            (Ok(()), true) => agenda.add(sequence, &record),
-                            (Ok(()), false) => agenda.remove(sequence),
-                            (Err(_), _) => agenda.free(sequence, record.due),
+                    Ok((sequence, record, was_unfinished)) => Box::new(move |durable, agenda| {
+                        match &durable {
+                            Ok(()) => agenda.amended(sequence, &record, was_unfinished, now),
+                            Err(_) => agenda.free(sequence, record.due_from(now)),
                         }
                         let _ = reply.send(durable.map(|()| record));
                     }),
@@ -206,14 +209,14 @@ impl Writer {
                 let prepared = self.prepare_prune(group, moment, limit);
                 group.answers.push(answer(reply, prepared));
             }
-            Write::Import(events, reply) => {
+            Write::Import(events, now, reply) => {
                 let prepared = self.prepare_import(group, events);
                 group.answers.push(match prepared {
                     Ok(taken) => Box::new(move |durable, agenda| {
                         if durable.is_ok() {
                             for (sequence, record) in &taken {
                                 if record.state.is_unfinished() {
-                                    agenda.add(*sequence, record);
+                                    agenda.add(*sequence, record, now);
                                 }
                             }
                         }
@@ -254,7 +257,7 @@ mod tests {
     use super::*;
     use crate::event::State;
     use crate::store::codec;
-    use crate::store::conformance::{LEASE, at, fetched, notification};
+    use crate::store::conformance::{at, dead, fetched, notification, wall};
     use crate::store::{EventStore, Filter};
 
     /// A writer that prepares as the store's own would, and whose flushes reach nothing.
@@ -277,25 +280,25 @@ mod tests {
     #[tokio::test]
     async fn what_ends_in_the_group_that_looks_for_old_events_is_found_the_next_time() {
         let directory = tempfile::tempdir().expect("a directory");
-        let store = SledStore::open(directory.path(), false).expect("opens");
+        let store = SledStore::open(directory.path(), false, at(0)).expect("opens");
         let mut claims = Vec::new();
         for token in ["late", "dead", "newest"] {
             store.record(&notification(token), at(0)).await.expect("recorded");
-            let claim = store.claim(LEASE, at(0), &[]).await.expect("answers").expect("the event");
-            let advanced = store.advance(claim, fetched(None, b"{}"), LEASE, at(0)).await.expect("fetched");
+            let claim = store.claim(at(0), &[]).await.expect("answers").expect("the event");
+            let advanced = store.advance(claim, fetched(None, b"{}"), at(0)).await.expect("fetched");
             let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
             claims.push(claim);
         }
-        let dead = claims.remove(1);
-        store.settle(dead, Settlement::Dead("gone".into()), at(0)).await.expect("settled");
+        let gone = claims.remove(1);
+        store.settle(gone, dead("gone"), at(0)).await.expect("settled");
 
         let mut writer = writer_beside(&store);
         let mut group = Group::default();
         let _settled =
-            writer.prepare_settle(&mut group, claims.remove(0), Settlement::Done(None), at(1)).expect("prepared");
-        assert_eq!(writer.prepare_prune(&mut group, at(9), 10), Ok(0));
+            writer.prepare_settle(&mut group, claims.remove(0), Settlement::Done(None), wall(1)).expect("prepared");
+        assert_eq!(writer.prepare_prune(&mut group, wall(9), 10), Ok(0));
         writer.apply(&mut group).expect("applied");
-        assert_eq!(writer.prepare_prune(&mut Group::default(), at(9), 10), Ok(1));
+        assert_eq!(writer.prepare_prune(&mut Group::default(), wall(9), 10), Ok(1));
     }
 
     /// A crash between any two writes of a group leaves a store that opens, knows every event that was acknowledged
@@ -313,18 +316,18 @@ mod tests {
         for (step, allowed) in steps.into_iter().enumerate() {
             for applied in 0.. {
                 let directory = tempfile::tempdir().expect("a directory");
-                let store = SledStore::open(directory.path(), false).expect("opens");
+                let store = SledStore::open(directory.path(), false, at(0)).expect("opens");
                 store.record(&notification("before"), at(0)).await.expect("recorded");
-                let claim = store.claim(LEASE, at(0), &[]).await.expect("answers").expect("the one before");
-                store.settle(claim, Settlement::Dead("out of the way".into()), at(0)).await.expect("settled");
+                let claim = store.claim(at(0), &[]).await.expect("answers").expect("the one before");
+                store.settle(claim, dead("out of the way"), at(0)).await.expect("settled");
                 let id = notification("1").id();
                 if step > 0 {
                     store.record(&notification("1"), at(0)).await.expect("recorded");
                 }
                 let mut claim = None;
                 if step > 1 {
-                    let received = store.claim(LEASE, at(1), &[]).await.expect("answers").expect("the event");
-                    let fetched = store.advance(received, fetched(None, b"{}"), LEASE, at(1)).await.expect("fetched");
+                    let received = store.claim(at(1), &[]).await.expect("answers").expect("the event");
+                    let fetched = store.advance(received, fetched(None, b"{}"), at(1)).await.expect("fetched");
                     let Advanced::Proceed(fetched) = fetched else { panic!("nothing is in its way") };
                     claim = Some(fetched);
                 }
@@ -332,13 +335,13 @@ mod tests {
                     store.settle(claim.take().expect("held"), Settlement::Done(None), at(2)).await.expect("settled");
                 }
                 if step == 1 {
-                    claim = store.claim(LEASE, at(1), &[]).await.expect("answers");
+                    claim = store.claim(at(1), &[]).await.expect("answers");
                 }
 
                 if step == 4 {
                     store.record(&notification("newer"), at(2)).await.expect("recorded");
-                    let newer = store.claim(LEASE, at(2), &[]).await.expect("answers").expect("the newer one");
-                    store.settle(newer, Settlement::Dead("out of the way".into()), at(2)).await.expect("settled");
+                    let newer = store.claim(at(2), &[]).await.expect("answers").expect("the newer one");
+                    store.settle(newer, dead("out of the way"), at(2)).await.expect("settled");
                 }
 
                 // What the writer would write for the next step, cut off after `applied` writes.
@@ -346,18 +349,18 @@ mod tests {
                 let mut group = Group::default();
                 match step {
                     0 => {
-                        let record = Arc::new(EventRecord::new(&notification("1"), at(1)));
+                        let record = Arc::new(EventRecord::new(&notification("1"), wall(1)));
                         let encoded = codec::encode(&record).expect("encodes");
                         writer.prepare_record(&mut group, &record, encoded).map(drop)
                     }
                     1 => writer
-                        .prepare_advance(&mut group, claim.take().expect("held"), fetched(None, &long_body), at(2))
+                        .prepare_advance(&mut group, claim.take().expect("held"), fetched(None, &long_body), wall(2))
                         .map(drop),
                     2 => writer
-                        .prepare_settle(&mut group, claim.take().expect("held"), Settlement::Done(None), at(2))
+                        .prepare_settle(&mut group, claim.take().expect("held"), Settlement::Done(None), wall(2))
                         .map(drop),
-                    3 => writer.prepare_amend(&mut group, id, Amendment::Rerun, at(3)).map(drop),
-                    _ => writer.prepare_prune(&mut group, at(3), 10).map(drop),
+                    3 => writer.prepare_amend(&mut group, id, Amendment::Rerun, wall(3)).map(drop),
+                    _ => writer.prepare_prune(&mut group, wall(3), 10).map(drop),
                 }
                 .expect("prepared");
                 let mut left: usize = applied;
@@ -369,7 +372,7 @@ mod tests {
                 let is_whole = written.is_ok();
                 drop((writer, store, tree));
 
-                let store = SledStore::open(directory.path(), false).expect("opens");
+                let store = SledStore::open(directory.path(), false, at(0)).expect("opens");
                 let event = store.event(id).await.expect("answers");
                 if let Some(event) = &event {
                     assert!(allowed.contains(&event.state), "step {step} after {applied} writes: {}", event.state);
@@ -385,14 +388,18 @@ mod tests {
                 let mut ids: Vec<_> = page.events.iter().map(|event| event.id).collect();
                 ids.dedup();
                 assert_eq!(ids.len(), 3 + usize::from(step == 4), "step {step} after {applied} writes: {page:?}");
-                let mut claimable = 0;
-                while let Some(claim) = store.claim(LEASE, at(10), &[]).await.expect("answers") {
-                    claimable += 1;
-                    if claim.event().id == id && claim.event().state == State::Received {
-                        store.advance(claim, fetched(None, b"short"), LEASE, at(10)).await.expect("fetched");
-                        assert_eq!(store.body(id).await.expect("read").as_deref(), Some(&b"short"[..]));
+                let mut held = Vec::new();
+                while let Some(claim) = store.claim(at(10), &[]).await.expect("answers") {
+                    if claim.event().id != id || claim.event().state != State::Received {
+                        held.push(claim);
+                        continue;
                     }
+                    let advanced = store.advance(claim, fetched(None, b"short"), at(10)).await.expect("fetched");
+                    let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
+                    held.push(claim);
+                    assert_eq!(store.body(id).await.expect("read").expect("kept").bytes, b"short");
                 }
+                let claimable = held.len();
                 let is_unfinished =
                     store.event(id).await.expect("answers").is_some_and(|event| event.state.is_unfinished());
                 assert_eq!(claimable, 1 + usize::from(is_unfinished), "step {step} after {applied} writes");
