@@ -81,19 +81,29 @@ fn status_of(account: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_result_given_in_the_answer_is_not_reported_as_well() {
-    for (answer, route) in [("\"sync\"", "/create"), ("{ SUBSCRIPTION_ORDER = \"sync\" }", "")] {
-        let (marketplace, receiver) = start(answer).await;
+async fn a_result_given_in_the_answer_is_reported_all_the_same_unless_the_marketplace_has_it() {
+    for (answer, route, has_it) in [("\"sync\"", "/create", true), ("{ SUBSCRIPTION_ORDER = \"sync\" }", "", false)] {
+        let marketplace = Marketplace::start().await;
+        let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+        let store = Arc::new(MemoryStore::new());
+        let receiver = Receiver::start_with(&answering(&marketplace, answer), store, Accept, clock.clone()).await;
         let answer = receiver.notify(route, &marketplace.order("1")).await;
         assert_eq!(answer.status(), StatusCode::OK);
         let given = body_of(answer).await;
         assert!(given["success"] == true && given["accountIdentifier"].is_string(), "{given}");
+        // That an answer was sent does not say that anybody had it: a proxy in between may have swallowed it.
+        if has_it {
+            marketplace.with(|books| books.events.get_mut("1").expect("there").taken.push(given.clone()));
+        }
+        until_handed_over(&receiver).await;
+        clock.advance(Duration::from_secs(9));
+        assert_eq!(receiver.events().await[0]["state"], "handled");
+        assert_eq!(marketplace.with(|books| books.arrived.get("result").copied()), None, "not before ten seconds");
+        clock.advance(Duration::from_secs(21));
         let event = receiver.until_state("done").await;
-        assert_eq!(event["result"], given);
-        let timeline = show(&receiver, &event["id"]).await["timeline"].clone();
-        let last = timeline.as_array().and_then(|steps| steps.last()).expect("steps")["note"].clone();
-        assert_eq!(last, "the result was given in the answer to the notification");
-        assert_eq!(marketplace.with(|books| books.arrived.get("result").copied()), None);
+        assert_eq!((&event["result"], &event["lastError"]), (&given, &Value::Null));
+        let seen = marketplace.seen("1");
+        assert_eq!((seen.taken, seen.refused), (vec![given], usize::from(has_it)));
     }
 }
 
@@ -163,8 +173,10 @@ async fn of_many_callers_that_wait_for_one_event_each_is_given_the_result() {
     }
     given.dedup();
     assert_eq!(given.len(), 1);
+    // Whoever came after the first answer had the result reported at once.
+    receiver.notify("/create", &url).await;
     receiver.until_state("done").await;
-    assert_eq!(marketplace.with(|books| books.arrived.get("result").copied()), None);
+    assert_eq!((marketplace.seen("1").taken, marketplace.seen("1").refused), (given, 0));
 }
 
 #[tokio::test]
@@ -188,9 +200,9 @@ async fn a_duplicate_of_an_event_whose_result_is_not_confirmed_is_given_it_and_h
 async fn a_duplicate_of_an_event_that_died_on_the_way_back_is_given_the_result_and_has_it_reported() {
     let marketplace = Marketplace::start().await;
     let configuration =
-        configuration(&marketplace.base_url, "memory:").replace("[delivery]", "[delivery]\ngive_up_after = \"0s\"");
+        configuration(&marketplace.base_url, "memory:").replace("[delivery]", "[delivery]\ngive_up_after = \"1ms\"");
     let receiver = Receiver::start(&configuration, Accept).await;
-    marketplace.with(|books| books.result_twists.push_back(Twist::Answer(503)));
+    marketplace.with(|books| books.result_twists.extend(vec![Twist::RetryAfter(503, "1".into()); 2]));
     let url = marketplace.order("1");
     receiver.notify("/create", &url).await;
     receiver.until_state("dead").await;
@@ -201,9 +213,24 @@ async fn a_duplicate_of_an_event_that_died_on_the_way_back_is_given_the_result_a
     assert_eq!(marketplace.seen("1").taken, [given]);
 }
 
+/// Waits until the receiver has noted that a result was handed over.
+async fn until_handed_over(receiver: &Receiver) {
+    let noted = async {
+        loop {
+            let event = receiver.events().await[0].clone();
+            let shown = show(receiver, &event["id"]).await;
+            if shown["timeline"].as_array().expect("steps").iter().any(|step| step["step"] == "answered") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, noted).await.expect("it is noted");
+}
+
 async fn until_failed(receiver: &Receiver, attempts: u64) {
     let failed = async {
-        while receiver.events().await[0]["attempts"] != attempts {
+        while receiver.events().await[0]["attempts"] != attempts || receiver.events().await[0]["lastError"].is_null() {
             tokio::task::yield_now().await;
         }
     };

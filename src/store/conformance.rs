@@ -405,6 +405,31 @@ pub(super) async fn a_result_left_to_an_answer_is_reported_later_if_it_was_given
     assert!(claim(store, at(1000)).await.is_none());
 }
 
+pub(super) async fn an_event_whose_result_was_handed_over_holds_up_no_later_one_of_its_account(store: &dyn EventStore) {
+    for token in ["1", "2"] {
+        store.record(&notification(token), at(0)).await.expect("recorded");
+    }
+    let first = claim(store, at(0)).await.expect("1");
+    let first = proceed(store, first, fetched(Some("a"), b"{}"), at(0)).await;
+    let result = EventResult { account_identifier: Some("a".into()), ..EventResult::success("yes") };
+    let first = proceed(store, first, Step::Handled(result), at(0)).await;
+    let second = claim(store, at(0)).await.expect("2");
+    let waiting = store.advance(second, fetched(Some("a"), b"{}"), at(0)).await;
+    assert!(matches!(waiting, Ok(Advanced::Waiting)), "{waiting:?}");
+    store.settle(first, Settlement::LeftToAnswer { until: wall(5) }, at(0)).await.expect("settled");
+    assert!(claim(store, at(1)).await.is_none(), "until the answer is given it may have to be reported first");
+    let wait = Duration::from_secs(20);
+    store.amend(id("1"), Amendment::HandedOver { wait }, at(1)).await.expect("amended");
+    let second = claim(store, at(1)).await.expect("the one behind it");
+    assert_eq!(second.event().id, id("2"));
+    let first = claim(store, at(21)).await.expect("to be reported beside it");
+    assert_eq!(first.event().id, id("1"));
+    store.settle(first, retry(1, "down"), at(21)).await.expect("settled");
+    store.settle(second, Settlement::Done(None), at(21)).await.expect("settled");
+    let first = claim(store, at(22)).await.expect("to be reported again");
+    store.settle(first, Settlement::Done(None), at(22)).await.expect("settled");
+}
+
 pub(super) async fn a_body_that_nobody_could_read_is_kept_with_its_charset(store: &dyn EventStore) {
     store.record(&notification("1"), at(0)).await.expect("recorded");
     let unreadable =
@@ -702,6 +727,7 @@ macro_rules! conformance {
             a_nonce_is_used_once_however_many_use_it_at_once
             a_nonce_is_forgotten_once_its_time_is_over
             a_result_left_to_an_answer_is_reported_later_if_it_was_given_and_at_once_if_not
+            an_event_whose_result_was_handed_over_holds_up_no_later_one_of_its_account
             a_body_that_nobody_could_read_is_kept_with_its_charset
             a_result_that_does_not_fit_is_refused_and_changes_nothing
             a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is

@@ -65,7 +65,12 @@ struct Queue {
     held: Option<Sequence>,
 }
 
+/// The account whose order an event has a part in. Once its result was handed over all that may be left is to report it,
+/// which nobody need wait for.
 fn account_of(event: &EventRecord) -> Option<AccountKey> {
+    if event.handed_over {
+        return None;
+    }
     event.account.as_ref().map(|account| Arc::new((event.integration.clone(), account.clone())))
 }
 
@@ -208,7 +213,17 @@ impl Agenda {
     pub(super) fn amended(&mut self, sequence: Sequence, event: &EventRecord, was_unfinished: bool, now: Now) {
         match (was_unfinished, event.state.is_unfinished()) {
             (false, true) => self.add(sequence, event, now),
-            (true, true) => self.free(sequence, event.due_from(now)),
+            (true, true) => {
+                let account = if event.handed_over {
+                    self.entries.get_mut(&sequence).and_then(|entry| entry.account.take())
+                } else {
+                    None
+                };
+                if let Some(account) = account {
+                    self.leave(sequence, &account);
+                }
+                self.free(sequence, event.due_from(now));
+            }
             (true, false) => self.remove(sequence),
             (false, false) => {}
         }
@@ -231,6 +246,9 @@ impl Agenda {
     fn leave(&mut self, sequence: Sequence, account: &AccountKey) {
         let Some(queue) = self.accounts.get_mut(account) else { return };
         queue.waiting.remove(&sequence);
+        if queue.held == Some(sequence) {
+            queue.held = None;
+        }
         match queue.waiting.first().copied() {
             Some(next) => self.offer(next),
             None => {
