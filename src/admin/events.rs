@@ -1,4 +1,6 @@
 use actix_web::{HttpResponse, web};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -97,13 +99,23 @@ async fn list(_: Operator, office: web::Data<Office>, query: web::Query<Query>) 
 async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&id)?;
     let event = office.store.event(id).await?.ok_or_else(unknown_event)?;
-    let body = office.store.body(id).await?.map(|body| String::from_utf8_lossy(&body.bytes).into_owned());
-    let (timeline, forgotten) = (timeline(&event), event.timeline.forgotten());
+    let body = office.store.body(id).await?.map(|body| shown_body(body.bytes));
+    let (timeline, forgotten, charset) = (timeline(&event), event.timeline.forgotten(), event.charset.clone());
     let mut shown = json!(Summary::from(event));
     shown["timeline"] = json!(timeline);
     shown["timelineForgotten"] = json!(forgotten);
-    shown["body"] = json!(body);
+    shown["charset"] = json!(charset);
+    let (body, encoding) = body.unzip();
+    (shown["body"], shown["bodyEncoding"]) = (json!(body), json!(encoding));
     Ok(HttpResponse::Ok().json(shown))
+}
+
+/// A body as received: as text where it is UTF-8, and otherwise in Base64; and which of the two.
+fn shown_body(bytes: Vec<u8>) -> (String, &'static str) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, "text"),
+        Err(error) => (STANDARD.encode(error.as_bytes()), "base64"),
+    }
 }
 
 #[derive(Deserialize)]

@@ -144,7 +144,10 @@ impl Door {
                 if let Some(result) = self.repeat(&event).await {
                     return Ok(Answer::Over(result));
                 }
-                "event recorded before, and not finished yet"
+                match event.state {
+                    State::Dead if !event.may_recover => "event recorded before; it waits for the vendor's operator",
+                    _ => "event recorded before, and not finished yet",
+                }
             }
         };
         if announced.kind() == Some(&EventType::SubscriptionNotice) {
