@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::directory::DATABASE;
 use super::*;
-use crate::event::{EventResult, State};
+use crate::event::{BaseUrl, EventResult, EventUrl, State};
 use crate::store::conformance::{at, dead, fetched, notification, retry, wall};
 use crate::store::memory::MemoryStore;
 
@@ -316,4 +316,31 @@ fn keep(held: &mut Vec<(Claim, Claim)>, advanced: (Result<Advanced, StoreError>,
         (Err(a), Err(b)) => assert_eq!(a, b),
         (a, b) => panic!("{a:?} is not {b:?}"),
     }
+}
+
+/// sled puts a page that is larger than a quarter of its segments into a file of its own, which it never syncs.
+#[tokio::test]
+async fn the_longest_records_there_can_be_never_reach_a_file_that_sled_does_not_sync() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SledStore::open(directory.path(), false, at(0)).expect("opens");
+    let base = BaseUrl::parse("https://market.example").expect("a base URL");
+    for number in 0..64 {
+        let url = format!("https://market.example/events/{number}-{}", "u".repeat(2000));
+        let url = EventUrl::parse(&url, [&base]).expect("an event URL");
+        let notification = Notification::new("default".into(), url, None, format!("more={}", "p".repeat(2000)));
+        store.record(&notification, at(0)).await.expect("recorded");
+    }
+    let reason = "\"\\".repeat(1000);
+    let mut longest = 0;
+    for round in 0..30 {
+        for _ in 0..64 {
+            let claim = store.claim(at(round), &[]).await.expect("answers").expect("an event");
+            longest = longest.max(codec::encode(claim.event()).expect("short enough").len());
+            store.settle(claim, retry(1, &reason), at(round)).await.expect("settled");
+        }
+    }
+    assert!(longest > 5000, "{longest} bytes: these are not the longest records");
+    drop(store);
+    let unsynced = std::fs::read_dir(directory.path().join(DATABASE).join("blobs")).expect("listed").count();
+    assert_eq!(unsynced, 0);
 }
