@@ -33,3 +33,4 @@ mod power;
 mod receive;
 mod storm;
 mod support;
+mod tokens;
