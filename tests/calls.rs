@@ -71,7 +71,7 @@ async fn an_event_that_is_not_there_is_missing_and_one_that_was_settled_is_not_u
 async fn how_long_a_marketplace_asks_to_be_left_alone_is_passed_on_as_it_stands() {
     let called = Called::start().await;
     for (asked, expected) in [
-        ("120", Some(Duration::from_secs(120))),
+        ("120", Some(Duration::from_mins(2))),
         ("0", Some(Duration::ZERO)),
         ("86400", Some(Duration::from_hours(24))),
         ("99999999999999999999999", Some(Duration::from_secs(u32::MAX.into()))),

@@ -106,7 +106,7 @@ async fn a_token_endpoint_that_keeps_hanging_is_waited_for_briefly_once_it_has_f
         clock.advance(Duration::from_secs(5));
     }
     marketplace.with(|books| books.token_rule = None);
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     tokio::select! {
         () = let_time_pass(&clock) => {}
         () = async { while client.check().await.is_err() { tokio::task::yield_now().await } } => {}
@@ -144,7 +144,7 @@ async fn a_renewal_that_hangs_costs_nothing_while_the_old_token_is_good() {
         marketplace.until_settled(id).await;
     }
     assert_eq!(marketplace.with(|books| books.token_requests), 2, "one renewal is on its way");
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     notify_of(&receiver, &marketplace, 4..5).await;
     until_all(&receiver, "the one without a token has failed", |event| {
         event["state"] == "done" || event["lastError"].as_str().is_some_and(|reason| reason.contains("token endpoint"))
@@ -177,7 +177,7 @@ async fn a_token_endpoint_that_asks_for_patience_is_given_it_and_asked_again_for
     notify_of(&receiver, &marketplace, 0..2).await;
     until_all(&receiver, "both have failed", |event| event["attempts"] == 1).await;
     let due = receiver.store.next_due(&[]).await.expect("reads").expect("there");
-    assert_eq!(due, clock.now().plus(Duration::from_secs(600)), "as long as it asked");
+    assert_eq!(due, clock.now().plus(Duration::from_mins(10)), "as long as it asked");
     clock.advance(Duration::from_secs(30));
     notify_of(&receiver, &marketplace, 2..3).await;
     until_all(&receiver, "the later one has failed", |event| event["attempts"] == 1).await;
@@ -185,7 +185,7 @@ async fn a_token_endpoint_that_asks_for_patience_is_given_it_and_asked_again_for
     clock.advance(Duration::from_secs(30));
     notify_of(&receiver, &marketplace, 3..4).await;
     marketplace.until_settled("3").await;
-    clock.advance(Duration::from_secs(540));
+    clock.advance(Duration::from_mins(9));
     until_all(&receiver, "each is done", |event| event["state"] == "done").await;
 }
 

@@ -160,8 +160,9 @@ impl TokenEndpoint {
 fn raw_credentials(id: &str, secret: &str) -> Option<SecretString> {
     let is_clean = |text: &str| byte_serialize(text.as_bytes()).collect::<String>() == text;
     // A colon in the id would be taken for its end.
-    let is_needed = !id.contains(':') && !(is_clean(id) && is_clean(secret));
-    is_needed.then(|| format!("Basic {}", BASE64_STANDARD.encode(format!("{id}:{secret}"))).into())
+    let is_possible = !id.contains(':');
+    let is_different = !is_clean(id) || !is_clean(secret);
+    (is_possible && is_different).then(|| format!("Basic {}", BASE64_STANDARD.encode(format!("{id}:{secret}"))).into())
 }
 
 fn issued(answer: &TokenAnswer) -> Result<Issued, &'static str> {
