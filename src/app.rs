@@ -51,6 +51,9 @@ pub enum StartError {
         /// Why.
         source: CallError,
     },
+    /// The handler's threads.
+    #[error("the handler gets no threads: {0}; raise the limit of processes or of memory")]
+    Threads(std::io::Error),
     /// A listener.
     #[error(
         "{key} {address} cannot be listened on: {source}; stop what listens there, or set {key} to another address"
@@ -110,14 +113,15 @@ impl App {
         handler: Arc<dyn EventHandler>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let worker = Arc::new(Worker::new(
+        let worker = Worker::new(
             Arc::clone(&store),
             Arc::clone(&clock),
             handler,
             integrations(config, &clock)?,
             &config.delivery,
             config.handler.timeout,
-        ));
+        );
+        let worker = Arc::new(worker.map_err(StartError::Threads)?);
         let authenticator = Arc::new(authenticator(config, &store, &clock).await?);
         let (held, released) = hold();
         let door = Arc::new(open_door(config, &store, &authenticator, &clock).holding(held.clone()));
@@ -163,11 +167,20 @@ impl App {
     pub async fn stop(mut self) {
         self.stop.cancel();
         let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+        let mut servers = tokio::task::JoinSet::new();
         for (handle, running) in self.servers {
-            handle.stop(true).await;
-            let _ = running.await;
+            servers.spawn(async move {
+                handle.stop(true).await;
+                let _ = running.await;
+            });
         }
-        let _ = tokio::join!(self.retention, self.keys);
+        // They end the connections that are left by themselves, at the deadline or a moment after it.
+        if tokio::time::timeout_at(deadline + RELEASE_PATIENCE, servers.join_all()).await.is_err() {
+            tracing::warn!("a listener did not stop in time");
+        }
+        if tokio::time::timeout_at(deadline, async { tokio::join!(self.retention, self.keys) }).await.is_err() {
+            tracing::warn!("upkeep did not stop in time");
+        }
         if tokio::time::timeout_at(deadline, &mut self.worker).await.is_err() {
             tracing::warn!("work in hand did not finish in time; it goes on at the next start");
             self.worker.abort();

@@ -23,7 +23,7 @@ pub(crate) struct Egress {
 }
 
 /// Why a request got no usable answer.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum EgressError {
     /// The address is not among those configured.
     #[error("{0} is not a configured address")]

@@ -10,6 +10,7 @@ use super::{Failure, Output, Source, local_url};
 use crate::app::{authenticator, integrations, open_store};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StoreUrl};
+use crate::marketplace::CredentialForm;
 use crate::store::EventStore;
 use crate::store::memory::MemoryStore;
 use crate::store::sled::OpenError;
@@ -99,7 +100,14 @@ async fn check_marketplaces(config: &Config) -> Vec<Finding> {
         for (client, marketplace) in integration.marketplaces.iter().zip(&configured.marketplaces) {
             let found = client.check().await;
             let detail = found
-                .map(|()| format!("token issued by {}", marketplace.token_url()))
+                .map(|form| match form {
+                    CredentialForm::Encoded => format!("token issued by {}", marketplace.token_url()),
+                    CredentialForm::Raw => format!(
+                        "token issued by {}, which takes client_id and client_secret only as they are: it refuses them \
+                         encoded as RFC 6749 §2.3.1 says, so each start costs it one refused request",
+                        marketplace.token_url()
+                    ),
+                })
                 .map_err(|error| format!("{error} ({})", marketplace.token_url()));
             findings.push(Finding::of(format!("{}: {}", integration.name, client.base_url()), detail));
         }

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
     let mut config = Config::for_development()?;
     telemetry::start(&config.log);
-    let stop = shutdown::on_signal().map_err(Failure::because)?;
+    let stop = shutdown::on_signal(config.server.shutdown_timeout).map_err(Failure::because)?;
 
     // Lives until the end of this function, and is removed then.
     let (_temporary, directory) = if let Some(directory) = arguments.data {

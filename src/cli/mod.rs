@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +28,9 @@ use crate::handler::EventHandler;
 const FAILED: u8 = 1;
 /// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 78;
+
+/// How long what a command has left behind may take to end.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// Receives AppDirect marketplace events: authenticated, durable, run once, reported back.
 #[derive(Debug, Parser)]
@@ -140,7 +144,10 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    match runtime.block_on(cli.command.run(handler)) {
+    let outcome = runtime.block_on(cli.command.run(handler));
+    // Tasks that are left let go of the store by being dropped; what blocks a thread is not waited for.
+    runtime.shutdown_timeout(LETTING_GO);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(error)) => {
             for line in error.to_string().lines() {

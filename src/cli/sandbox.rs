@@ -6,7 +6,7 @@ use crate::{shutdown, telemetry};
 
 pub(super) async fn run(config: &Config) -> Result<(), Failure> {
     telemetry::start(&config.log);
-    let stop = shutdown::on_signal().map_err(Failure::because)?;
+    let stop = shutdown::on_signal(config.server.shutdown_timeout).map_err(Failure::because)?;
     let sandbox = Sandbox::bind(config).map_err(Failure::because)?;
     sandbox.open(config, config.server.public_url.clone(), SystemClock).map_err(Failure::because)?;
     let expected = &config.integrations[0].marketplaces[0].base_url;

@@ -9,7 +9,7 @@ use crate::{shutdown, telemetry};
 
 pub(super) async fn run(config: &Config, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
     telemetry::start(&config.log);
-    let stop = shutdown::on_signal().map_err(Failure::because)?;
+    let stop = shutdown::on_signal(config.server.shutdown_timeout).map_err(Failure::because)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = open_store(config, &clock).await.map_err(Failure::because)?;
     warn_of_durability(config, store.durability());

@@ -1,44 +1,108 @@
 //! fetched → handled: the vendor's product logic, with its time and its panics bounded.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tracing::Instrument;
 
 use super::StageError;
 use super::fetch::Read;
+use super::handler_threads::{HandlerThreads, NotBegun};
+use crate::clock::Clock;
 use crate::event::{AccountStatus, EventRecord};
-use crate::handler::{Dispatched, EventHandler, dispatch};
+use crate::handler::{Dispatched, EventHandler, HandlerError, dispatch};
 
-/// Runs the handler on an event that is not a ping; `status` is that of the account
-/// a status event asks about.
-pub(super) async fn handle(
+/// How long a run that was stopped may take to end: what waits for something ends at once.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The runs of the vendor's handler: one at a time for an event, each on a thread of its own.
+pub(super) struct HandlerRuns {
     handler: Arc<dyn EventHandler>,
-    (record, read, status): (EventRecord, Read, Option<AccountStatus>),
+    clock: Arc<dyn Clock>,
+    /// How long one may take.
     limit: Duration,
-) -> Result<Dispatched, StageError> {
-    let span = tracing::Span::current();
-    // A task of its own, so that a panic ends the run and not the worker.
-    let run = tokio::spawn(
-        async move { dispatch(handler.as_ref(), &record, read.event, read.body.bytes, status).await }.instrument(span),
-    );
-    let abort = run.abort_handle();
-    match tokio::time::timeout(limit, run).await {
-        Ok(Ok(Ok(dispatched))) => Ok(dispatched),
-        Ok(Ok(Err(error))) if error.may_pass() => {
-            Err(StageError::transient(format!("the handler asks to be run again: {error}")))
+    threads: HandlerThreads,
+}
+
+impl HandlerRuns {
+    /// Runs of `handler`, so many at once, each of which may take so long.
+    pub(super) fn new(
+        handler: Arc<dyn EventHandler>,
+        clock: Arc<dyn Clock>,
+        limit: Duration,
+        at_once: usize,
+    ) -> io::Result<Self> {
+        Ok(Self { handler, clock, limit, threads: HandlerThreads::for_runs(at_once)? })
+    }
+
+    /// Runs the handler on an event that is not a ping; `status` is that of the account a status event asks about.
+    ///
+    /// A run that takes too long is stopped. One that cannot be stopped, since it blocks its thread, is remembered until it
+    /// ends, and the event is not run again before that. Dropping the future stops the run.
+    pub(super) async fn run(
+        &self,
+        record: EventRecord,
+        read: Read,
+        status: Option<AccountStatus>,
+    ) -> Result<Dispatched, StageError> {
+        let handler = Arc::clone(&self.handler);
+        let (event, span) = (record.id, tracing::Span::current());
+        let work = async move { dispatch(handler.as_ref(), &record, read.event, read.body.bytes, status).await };
+        let mut run = self.threads.begin(event, work.instrument(span)).map_err(|reason| match reason {
+            NotBegun::RunBefore => StageError::transient(
+                "the handler is not run again, because its run before has not ended: it took too long, was stopped, and \
+                 does not react, so it blocks its thread",
+            ),
+            NotBegun::TooManyOverran(overran) => StageError::transient(format!(
+                "the handler is not run, because {overran} runs that took too long have not ended: they block their threads"
+            )),
+            NotBegun::Stopping => StageError::transient("the handler is not run, because the process ends"),
+        })?;
+        tokio::select! {
+            biased;
+            ended = &mut run.ended => return self.outcome(ended),
+            () = self.clock.sleep(self.limit) => run.stop(),
         }
-        Ok(Ok(Err(error))) => Err(StageError::permanent(format!("the handler made no valid result: {error}"))),
-        Ok(Err(panic)) => Err(StageError::transient(format!("the handler panicked: {}", message_of(panic)))),
-        Err(_) => {
-            abort.abort();
-            Err(StageError::transient(format!("the handler did not finish within {} s", limit.as_secs_f32())))
+        let limit = humantime::format_duration(self.limit);
+        tokio::select! {
+            biased;
+            // One that ended just now has its outcome, which counts: it need not be run again.
+            ended = &mut run.ended => self.outcome(ended),
+            () = self.clock.sleep(GRACE) => {
+                tracing::warn!("a run of the handler took too long and cannot be stopped, because it blocks its thread");
+                Err(StageError::transient(format!(
+                    "the handler did not finish within {limit}, and cannot be stopped, because it blocks its thread"
+                )))
+            }
+        }
+    }
+
+    fn outcome(
+        &self,
+        ended: Result<Option<Result<Dispatched, HandlerError>>, JoinError>,
+    ) -> Result<Dispatched, StageError> {
+        match ended {
+            Ok(Some(Ok(dispatched))) => Ok(dispatched),
+            Ok(Some(Err(error))) if error.may_pass() => {
+                Err(StageError::transient(format!("the handler asks to be run again: {error}")))
+            }
+            Ok(Some(Err(error))) => Err(StageError::permanent(format!("the handler made no valid result: {error}"))),
+            Ok(None) => {
+                let limit = humantime::format_duration(self.limit);
+                Err(StageError::transient(format!("the handler did not finish within {limit}")))
+            }
+            Err(failure) => match failure.try_into_panic() {
+                Ok(payload) => Err(StageError::transient(format!("the handler panicked: {}", words_of(payload)))),
+                Err(_) => Err(StageError::transient("the handler was not run: there was no thread for it in time")),
+            },
         }
     }
 }
 
-fn message_of(failure: tokio::task::JoinError) -> String {
-    let Ok(payload) = failure.try_into_panic() else { return "it was stopped".to_owned() };
+/// What a panic said.
+fn words_of(payload: Box<dyn std::any::Any + Send>) -> String {
     match payload.downcast::<String>() {
         Ok(message) => *message,
         Err(payload) => {

@@ -2,6 +2,7 @@
 
 mod fetch;
 mod handle;
+mod handler_threads;
 mod hands;
 mod report;
 mod retry;

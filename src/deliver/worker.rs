@@ -1,3 +1,4 @@
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::fetch::{Read, fetch, understand};
-use super::handle::handle;
+use super::handle::HandlerRuns;
 use super::hands::InHand;
 use super::report::report;
 use super::{Ending, Lasting, Retry, RetrySchedule, StageError};
@@ -41,11 +42,10 @@ pub struct Integration {
 pub struct Worker {
     store: Arc<dyn EventStore>,
     clock: Arc<dyn Clock>,
-    handler: Arc<dyn EventHandler>,
+    runs: HandlerRuns,
     integrations: Vec<Integration>,
     schedule: RetrySchedule,
     give_up_after: Duration,
-    handler_timeout: Duration,
     permits: Arc<Semaphore>,
     in_hand: Arc<InHand>,
 }
@@ -72,6 +72,9 @@ enum AfterFailure {
 
 impl Worker {
     /// A worker for the events of `integrations`.
+    ///
+    /// # Errors
+    /// If there are no threads for the handler.
     pub fn new(
         store: Arc<dyn EventStore>,
         clock: Arc<dyn Clock>,
@@ -79,18 +82,18 @@ impl Worker {
         integrations: Vec<Integration>,
         delivery: &crate::config::Delivery,
         handler_timeout: Duration,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        let runs = HandlerRuns::new(handler, Arc::clone(&clock), handler_timeout, delivery.concurrency)?;
+        Ok(Self {
             store,
             clock,
-            handler,
+            runs,
             integrations,
             schedule: RetrySchedule::new(delivery.retry.clone()),
             give_up_after: delivery.give_up_after,
-            handler_timeout,
             permits: Arc::new(Semaphore::new(delivery.concurrency)),
             in_hand: Arc::new(InHand::at_most(delivery.concurrency_per_marketplace)),
-        }
+        })
     }
 
     /// Works until `stop`, then returns once the work in hand is finished.
@@ -283,8 +286,7 @@ impl Worker {
             return self.settle(claim, Settlement::Done(None)).await;
         }
         let status = self.asked_status(claim.event()).await?;
-        let run = (claim.event().clone(), read, status);
-        let handled = Box::pin(handle(Arc::clone(&self.handler), run, self.handler_timeout)).await;
+        let handled = Box::pin(self.runs.run(claim.event().clone(), read, status)).await;
         match handled {
             Ok(Dispatched::Result(result)) => match claim.event().check_result(&result) {
                 Ok(()) => self.advance(claim, Step::Handled(result), None).await,

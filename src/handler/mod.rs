@@ -140,6 +140,12 @@ impl Outcome<AssignedUser> {
 /// asks. After a crash in the middle it does run again, so let it begin by looking whether its work is done
 /// already: [`Context::event_id`] is the same each time.
 ///
+/// Each run has a thread to itself, on a tokio runtime that is the handlers' own: timers, sockets, `tokio::spawn` and
+/// `spawn_blocking` work as in any tokio program, and a method that blocks its thread holds up nobody else. A run that takes
+/// longer than `handler.timeout` is stopped where it next awaits something. What blocks cannot be stopped: until it
+/// ends, its event is not run again, and what a run has given to `tokio::spawn` or `spawn_blocking` goes on
+/// without it. Neither is waited for when the process stops.
+///
 /// What is not implemented answers `CONFIGURATION_ERROR`, so a marketplace never waits for something that
 /// nobody does.
 #[async_trait]

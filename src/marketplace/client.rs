@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
+use super::token_endpoint::{CredentialForm, TokenEndpoint};
 use super::tokens::Tokens;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Marketplace};
@@ -49,22 +50,19 @@ pub enum Reported {
 }
 
 /// Why a call came to nothing. Every one of these may pass.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum CallError {
     /// No token to call with.
-    #[error("{0}")]
-    Token(String),
+    #[error("no token: {reason}")]
+    Token {
+        /// What the token endpoint did.
+        reason: String,
+        /// How long it asks us to wait, or how long it is left alone.
+        retry_after: Option<Duration>,
+    },
     /// No answer.
     #[error(transparent)]
     Egress(#[from] EgressError),
-    /// The token endpoint gave neither a token nor a reason.
-    #[error("the marketplace's token endpoint answered {status}")]
-    TokenEndpoint {
-        /// The answer's status.
-        status: StatusCode,
-        /// How long it asks us to wait.
-        retry_after: Option<Duration>,
-    },
     /// An answer that neither does nor settles it.
     #[error("the marketplace answered {status}")]
     Status {
@@ -76,12 +74,16 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// How long the marketplace asked us to wait, if it did.
+    pub(super) const fn token(reason: String, retry_after: Option<Duration>) -> Self {
+        Self::Token { reason, retry_after }
+    }
+
+    /// How long to wait before the next try at least, if there is a reason to.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TokenEndpoint { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
-            Self::Token(_) | Self::Egress(_) => None,
+            Self::Token { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
+            Self::Egress(_) => None,
         }
     }
 }
@@ -91,12 +93,13 @@ impl MarketplaceClient {
     ///
     /// # Errors
     /// If its token URL cannot be used, or TLS cannot be set up.
-    pub fn new(marketplace: &Marketplace, egress: &config::Egress, clock: Arc<dyn Clock>) -> Result<Self, CallError> {
-        let token_origin =
-            BaseUrl::parse(&marketplace.token_url()).map_err(|error| CallError::Token(format!("token_url {error}")))?;
+    pub fn new(marketplace: &Marketplace, settings: &config::Egress, clock: Arc<dyn Clock>) -> Result<Self, CallError> {
+        let token_origin = BaseUrl::parse(&marketplace.token_url())
+            .map_err(|error| CallError::token(format!("token_url {error}"), None))?;
         let base_url = marketplace.base_url.clone();
-        let egress = Egress::new(egress, vec![base_url.clone(), token_origin], MAX_BODY_BYTES)?;
-        let tokens = Tokens::new(marketplace, egress.clone(), Arc::clone(&clock))?;
+        let egress = Egress::new(settings, vec![base_url.clone(), token_origin], MAX_BODY_BYTES)?;
+        let endpoint = TokenEndpoint::new(marketplace, egress.clone(), Arc::clone(&clock))?;
+        let tokens = Tokens::new(endpoint, base_url.to_string(), Arc::clone(&clock), settings.total_timeout);
         Ok(Self { base_url, egress, tokens, clock })
     }
 
@@ -138,12 +141,13 @@ impl MarketplaceClient {
         }
     }
 
-    /// Asks for a token, to see whether our credentials are good.
+    /// Asks for a token, to see whether our credentials are good, and in which form they are taken.
     ///
     /// # Errors
     /// If they are not, or the token endpoint is out of reach.
-    pub async fn check(&self) -> Result<(), CallError> {
-        self.tokens.get().await.map(|_| ())
+    pub async fn check(&self) -> Result<CredentialForm, CallError> {
+        self.tokens.get().await?;
+        Ok(self.tokens.form())
     }
 
     /// Calls with a token; once more with a fresh one if the first is refused.
@@ -153,7 +157,7 @@ impl MarketplaceClient {
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        self.tokens.forget(&token).await;
+        self.tokens.forget(&token);
         let token = self.tokens.get().await?;
         Ok(self.egress.call(request(method, url, &token, body)?).await?)
     }
@@ -167,7 +171,7 @@ impl fmt::Debug for MarketplaceClient {
 
 fn request(method: &Method, url: &str, token: &SecretString, body: &[u8]) -> Result<Request<Vec<u8>>, CallError> {
     let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
-        .map_err(|_| CallError::Token("the marketplace's token cannot be sent in a header".to_owned()))?;
+        .map_err(|_| CallError::token("it cannot be sent in a header".to_owned(), None))?;
     bearer.set_sensitive(true);
     let mut request = Request::builder()
         .method(method)

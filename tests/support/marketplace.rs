@@ -27,6 +27,8 @@ pub enum Twist {
     GiveLate(Arc<Semaphore>),
     /// Never answers.
     Hang,
+    /// Answers this status, headers and body.
+    Say(u16, Vec<(&'static str, &'static str)>, Vec<u8>),
     /// Answers 200 and breaks off within the body.
     Truncated,
     /// Does what it should, answers 200 and breaks off within the body.
@@ -51,6 +53,14 @@ pub struct Books {
     pub read_twists: VecDeque<Twist>,
     pub result_twists: VecDeque<Twist>,
     pub token_twists: VecDeque<Twist>,
+    /// Done with every token request that has no twist of its own.
+    pub token_rule: Option<Twist>,
+    /// The one `Authorization` that gets tokens, instead of the usual one.
+    pub credentials: Option<String>,
+    /// The `Authorization` of every token request.
+    pub shown_credentials: Vec<String>,
+    /// The body of every token request.
+    pub token_forms: Vec<String>,
     /// Everything is answered 503.
     pub out_of_service: bool,
     /// Requests that arrived, by what they were for.
@@ -71,7 +81,7 @@ impl Books {
             return Some(Twist::Answer(503));
         }
         match door {
-            Door::Token => self.token_twists.pop_front(),
+            Door::Token => self.token_twists.pop_front().or_else(|| self.token_rule.clone()),
             Door::Read => self.read_twists.pop_front(),
             Door::Result => self.result_twists.pop_front(),
         }
@@ -190,6 +200,13 @@ async fn twisted(twist: &Twist) -> HttpResponse {
         Twist::RetryAfter(code, wait) => {
             HttpResponse::build(status(*code)).insert_header(("Retry-After", wait.clone())).finish()
         }
+        Twist::Say(code, headers, body) => {
+            let mut answer = HttpResponse::build(status(*code));
+            for header in headers {
+                answer.insert_header(*header);
+            }
+            answer.body(body.clone())
+        }
         Twist::Redirect(to) => HttpResponse::Found().insert_header(("Location", to.clone())).finish(),
         Twist::Hang | Twist::TakeAndHang | Twist::GiveLate(_) => std::future::pending().await,
         Twist::Truncated | Twist::TakeAndTruncate => HttpResponse::Ok().body(BrokenOff { is_begun: false }),
@@ -197,19 +214,21 @@ async fn twisted(twist: &Twist) -> HttpResponse {
 }
 
 async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
-    let (twist, token) = desk.with(|books| {
+    let shown = request.headers().get("authorization").and_then(|header| header.to_str().ok()).unwrap_or_default();
+    let (twist, token, credentials) = desk.with(|books| {
         books.token_requests += 1;
+        books.shown_credentials.push(shown.to_owned());
+        books.token_forms.push(String::from_utf8_lossy(&body).into_owned());
         *books.arrived.entry("token").or_default() += 1;
         let token = format!("token-{}", books.token_requests);
         books.valid_tokens.push(token.clone());
-        (books.next_twist(Door::Token), token)
+        (books.next_twist(Door::Token), token, books.credentials.clone())
     });
     if let Some(twist) = twist {
         return twisted(&twist).await;
     }
     // vendor:inbound-secret
-    let is_us =
-        request.headers().get("authorization").is_some_and(|header| header == "Basic dmVuZG9yOmluYm91bmQtc2VjcmV0");
+    let is_us = shown == credentials.as_deref().unwrap_or("Basic dmVuZG9yOmluYm91bmQtc2VjcmV0");
     let body = String::from_utf8_lossy(&body);
     if !is_us || !body.contains("grant_type=client_credentials") || !body.contains("scope=ROLE_APPLICATION") {
         return HttpResponse::Unauthorized().json(json!({"error": "invalid_client"}));

@@ -62,11 +62,42 @@ impl Process {
     }
 
     /// SIGTERM, and the exit status with everything that was logged.
-    pub fn terminate(mut self) -> (ExitStatus, Vec<String>) {
+    pub fn terminate(self) -> (ExitStatus, Vec<String>) {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        let status = self.child.wait().expect("gone");
-        (status, self.lines.iter().collect())
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs").success());
+    }
+
+    /// Waits until a line of the log contains `text`.
+    pub fn until_logged(&self, text: &str) {
+        let mut said = Vec::new();
+        loop {
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("not logged ({error}): {said:?}"));
+            if line.contains(text) {
+                return;
+            }
+            said.push(line);
+        }
+    }
+
+    /// The exit status, once the process has ended by itself, and what was logged since somebody last looked.
+    pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
+        let mut lines = Vec::new();
+        loop {
+            // The log ends when the process does.
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => lines.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running: {lines:?}"),
+            }
+        }
+        (self.child.wait().expect("gone"), lines)
     }
 }
 

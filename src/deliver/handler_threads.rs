@@ -1,0 +1,147 @@
+//! Threads for the vendor's product logic, apart from those that everything else runs on.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::event::EventId;
+
+/// Runs that were stopped and go on all the same, each of which keeps a thread: beyond so many no other is begun.
+const MOST_OVERRUN: usize = 128;
+/// Threads beside those of the runs, for what handlers give to `spawn_blocking` and for looking up names.
+const SPARE_THREADS: usize = 512;
+
+/// A runtime on which each run has a thread to itself.
+///
+/// Product logic that blocks holds up nobody but itself so: not the delivery of other events, nor a timer, nor a signal.
+/// A thread is taken from a pool and goes back to it, so that a run that does not block costs no new one.
+pub(super) struct HandlerThreads {
+    /// Taken out when this is dropped.
+    runtime: Option<Runtime>,
+    unended: Arc<Unended>,
+}
+
+/// The events whose run has not ended, and whether it was stopped.
+#[derive(Default)]
+struct Unended(Mutex<HashMap<EventId, bool>>);
+
+impl Unended {
+    fn runs(&self) -> MutexGuard<'_, HashMap<EventId, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a run is not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotBegun {
+    /// The event's run before has not ended.
+    RunBefore,
+    /// So many runs that were stopped have not ended.
+    TooManyOverran(usize),
+    /// The threads are gone: the process ends.
+    Stopping,
+}
+
+/// A run that was begun. It is stopped when this is dropped, and has ended when its thread lets go of it.
+pub(super) struct Run<T> {
+    /// `None` if it was stopped.
+    pub(super) ended: JoinHandle<Option<T>>,
+    stop: Option<DropGuard>,
+    event: EventId,
+    unended: Arc<Unended>,
+}
+
+impl<T> Run<T> {
+    /// Stops the run where it next waits for something. Until then it is remembered.
+    pub(super) fn stop(&mut self) {
+        if let Some(overran) = self.unended.runs().get_mut(&self.event) {
+            *overran = true;
+        }
+        self.stop = None;
+        // Takes it out of the queue if there was no thread for it yet.
+        self.ended.abort();
+    }
+}
+
+impl<T> Drop for Run<T> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Says, by being dropped, that a run has ended.
+struct Unfinished {
+    event: EventId,
+    unended: Arc<Unended>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let overran = self.unended.runs().remove(&self.event);
+        if overran == Some(true) {
+            tracing::info!(event.id = %self.event, "a run of the handler that was stopped has ended");
+        }
+    }
+}
+
+impl HandlerThreads {
+    /// Threads for so many runs at once.
+    pub(super) fn for_runs(runs: usize) -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("handler")
+            .max_blocking_threads(runs.saturating_add(MOST_OVERRUN + SPARE_THREADS))
+            .build()?;
+        Ok(Self { runtime: Some(runtime), unended: Arc::default() })
+    }
+
+    /// Begins a run for `event`, unless one before has not ended.
+    pub(super) fn begin<F>(&self, event: EventId, work: F) -> Result<Run<F::Output>, NotBegun>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let runtime = self.runtime.as_ref().ok_or(NotBegun::Stopping)?;
+        let unfinished = self.remember(event)?;
+        let (stop, handle) = (CancellationToken::new(), runtime.handle().clone());
+        let stopped = stop.clone();
+        let ended = runtime.spawn_blocking(move || {
+            // Dropped after the work is, whether that returns or panics.
+            let _unfinished = unfinished;
+            handle.block_on(async move {
+                tokio::select! {
+                    biased;
+                    () = stopped.cancelled() => None,
+                    ended = work => Some(ended),
+                }
+            })
+        });
+        Ok(Run { ended, stop: Some(stop.drop_guard()), event, unended: Arc::clone(&self.unended) })
+    }
+
+    fn remember(&self, event: EventId) -> Result<Unfinished, NotBegun> {
+        let mut runs = self.unended.runs();
+        if runs.contains_key(&event) {
+            return Err(NotBegun::RunBefore);
+        }
+        let overran = runs.values().filter(|overran| **overran).count();
+        if overran >= MOST_OVERRUN {
+            return Err(NotBegun::TooManyOverran(overran));
+        }
+        runs.insert(event, false);
+        Ok(Unfinished { event, unended: Arc::clone(&self.unended) })
+    }
+}
+
+impl Drop for HandlerThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Waits for nobody: what blocks may do so for ever.
+            runtime.shutdown_background();
+        }
+    }
+}
