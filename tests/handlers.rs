@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use doorbell::clock::{Clock, ManualClock, SystemClock};
 use doorbell::event::AccountIdentifier;
-use doorbell::handler::{NewAccount, SubscriptionOrder};
+use doorbell::handler::{NewAccount, SubscriptionChange, SubscriptionOrder};
 use doorbell::store::memory::MemoryStore;
 use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
 use reqwest::{Client, StatusCode};
@@ -116,6 +116,17 @@ impl EventHandler for Product {
         drop(counted);
         Ok(Outcome::account(AccountIdentifier::new("account")?, "welcome"))
     }
+
+    async fn subscription_change(&self, event: SubscriptionChange) -> Handled {
+        let _counted = Counted::begin(&self.0, &event.order.edition_code.unwrap_or_default());
+        self.0.block();
+        Ok(Outcome::completed("changed"))
+    }
+}
+
+fn change(marketplace: &Marketplace, id: &str, account: &str) -> String {
+    let payload = json!({"account": {"accountIdentifier": account}, "order": {"editionCode": "blocks"}});
+    marketplace.event(id, &json!({"type": "SUBSCRIPTION_CHANGE", "payload": payload}))
 }
 
 fn order(marketplace: &Marketplace, id: &str, edition: &str) -> String {
@@ -186,7 +197,7 @@ async fn a_run_that_blocks_past_its_limit_is_over_before_the_next_begins() {
     until("it runs", async || product.0.runs("blocks").now == 1).await;
     let event = tokio::select! {
         () = let_time_pass(&clock) => panic!("time does not end"),
-        event = until_failed(&receiver, "its run before has not ended") => event,
+        event = until_failed(&receiver, "a run before, of this event or of its account, has not ended") => event,
     };
     assert!(event["attempts"].as_u64() > Some(1), "{event}");
     let timeline = event["timeline"].to_string();
@@ -198,6 +209,36 @@ async fn a_run_that_blocks_past_its_limit_is_over_before_the_next_begins() {
     }
     assert_eq!(product.0.runs("blocks"), Runs { begun: 2, now: 0, most_at_once: 1 });
     assert_eq!(marketplace.seen("1").taken.len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_that_blocks_lets_no_other_event_of_its_account_run_beside_it() {
+    let marketplace = Marketplace::start().await;
+    let product = Product::default();
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let configuration =
+        configuration(&marketplace.base_url, "memory:").replace("[delivery]", "[delivery]\ngive_up_after = \"1ms\"");
+    let store = Arc::new(MemoryStore::new());
+    let receiver = Receiver::start_with(&configuration, store, product.clone(), clock.clone()).await;
+    for id in ["1", "2"] {
+        receiver.notify("/upgrade", &change(&marketplace, id, "a")).await;
+    }
+    until("the first runs", async || product.0.runs("blocks").now == 1).await;
+    let both_dead = async {
+        until("both are given up", async || receiver.events().await.iter().all(|event| event["state"] == "dead")).await;
+    };
+    tokio::select! {
+        () = let_time_pass(&clock) => panic!("time does not end"),
+        () = both_dead => {}
+    }
+    assert_eq!(product.0.runs("blocks"), Runs { begun: 1, now: 1, most_at_once: 1 });
+    product.0.open();
+    // The marketplace rings again: whatever died of this is taken up.
+    receiver.notify("/upgrade", &format!("{}/api/integration/v1/events/2", marketplace.base_url)).await;
+    tokio::select! {
+        () = let_time_pass(&clock) => {}
+        () = marketplace.until_settled("2") => {}
+    }
 }
 
 #[tokio::test]

@@ -49,11 +49,12 @@ impl HandlerRuns {
     ) -> Result<Dispatched, StageError> {
         let handler = Arc::clone(&self.handler);
         let (event, span) = (record.id, tracing::Span::current());
+        let account = record.account.clone().map(|account| (record.integration.clone(), account));
         let work = async move { dispatch(handler.as_ref(), &record, read.event, read.body.bytes, status).await };
-        let mut run = self.threads.begin(event, work.instrument(span)).map_err(|reason| match reason {
+        let mut run = self.threads.begin(event, account, work.instrument(span)).map_err(|reason| match reason {
             NotBegun::RunBefore => StageError::transient(
-                "the handler is not run again, because its run before has not ended: it took too long, was stopped, and \
-                 does not react, so it blocks its thread",
+                "the handler is not run, because a run before, of this event or of its account, has not ended: it took too \
+                 long, was stopped, and does not react, so it blocks its thread",
             ),
             NotBegun::TooManyOverran(overran) => StageError::transient(format!(
                 "the handler is not run, because {overran} runs that took too long have not ended: they block their threads"

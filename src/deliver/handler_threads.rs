@@ -25,12 +25,20 @@ pub(super) struct HandlerThreads {
     unended: Arc<Unended>,
 }
 
-/// The events whose run has not ended, and whether it was stopped.
+/// The events whose run has not ended.
 #[derive(Default)]
-struct Unended(Mutex<HashMap<EventId, bool>>);
+struct Unended(Mutex<HashMap<EventId, UnendedRun>>);
+
+struct UnendedRun {
+    account: Option<AccountName>,
+    was_stopped: bool,
+}
+
+/// An account: the name of its integration, and its identifier.
+pub(super) type AccountName = (String, String);
 
 impl Unended {
-    fn runs(&self) -> MutexGuard<'_, HashMap<EventId, bool>> {
+    fn runs(&self) -> MutexGuard<'_, HashMap<EventId, UnendedRun>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,7 +46,7 @@ impl Unended {
 /// Why a run is not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// The event's run before has not ended.
+    /// The event's run before has not ended, or that of another event of its account.
     RunBefore,
     /// So many runs that were stopped have not ended.
     TooManyOverran(usize),
@@ -58,8 +66,8 @@ pub(super) struct Run<T> {
 impl<T> Run<T> {
     /// Stops the run where it next waits for something. Until then it is remembered.
     pub(super) fn stop(&mut self) {
-        if let Some(overran) = self.unended.runs().get_mut(&self.event) {
-            *overran = true;
+        if let Some(run) = self.unended.runs().get_mut(&self.event) {
+            run.was_stopped = true;
         }
         self.stop = None;
         // Takes it out of the queue if there was no thread for it yet.
@@ -81,8 +89,8 @@ struct Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let overran = self.unended.runs().remove(&self.event);
-        if overran == Some(true) {
+        let run = self.unended.runs().remove(&self.event);
+        if run.is_some_and(|run| run.was_stopped) {
             tracing::info!(event.id = %self.event, "a run of the handler that was stopped has ended");
         }
     }
@@ -99,14 +107,19 @@ impl HandlerThreads {
         Ok(Self { runtime: Some(runtime), unended: Arc::default() })
     }
 
-    /// Begins a run for `event`, unless one before has not ended.
-    pub(super) fn begin<F>(&self, event: EventId, work: F) -> Result<Run<F::Output>, NotBegun>
+    /// Begins a run for `event`, unless one before has not ended: of this event, or of its account (G5).
+    pub(super) fn begin<F>(
+        &self,
+        event: EventId,
+        account: Option<AccountName>,
+        work: F,
+    ) -> Result<Run<F::Output>, NotBegun>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let runtime = self.runtime.as_ref().ok_or(NotBegun::Stopping)?;
-        let unfinished = self.remember(event)?;
+        let unfinished = self.remember(event, account)?;
         let (stop, handle) = (CancellationToken::new(), runtime.handle().clone());
         let stopped = stop.clone();
         let ended = runtime.spawn_blocking(move || {
@@ -123,16 +136,17 @@ impl HandlerThreads {
         Ok(Run { ended, stop: Some(stop.drop_guard()), event, unended: Arc::clone(&self.unended) })
     }
 
-    fn remember(&self, event: EventId) -> Result<Unfinished, NotBegun> {
+    fn remember(&self, event: EventId, account: Option<AccountName>) -> Result<Unfinished, NotBegun> {
         let mut runs = self.unended.runs();
-        if runs.contains_key(&event) {
+        let of_account = |run: &UnendedRun| account.is_some() && run.account == account;
+        if runs.contains_key(&event) || runs.values().any(of_account) {
             return Err(NotBegun::RunBefore);
         }
-        let overran = runs.values().filter(|overran| **overran).count();
+        let overran = runs.values().filter(|run| run.was_stopped).count();
         if overran >= MOST_OVERRUN {
             return Err(NotBegun::TooManyOverran(overran));
         }
-        runs.insert(event, false);
+        runs.insert(event, UnendedRun { account, was_stopped: false });
         Ok(Unfinished { event, unended: Arc::clone(&self.unended) })
     }
 }
