@@ -27,7 +27,9 @@ mod egress;
 mod event_urls;
 mod full_disk;
 mod identity_providers;
+mod json_documents;
 mod limits;
+
 mod peers;
 mod power;
 mod receive;

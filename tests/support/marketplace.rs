@@ -36,6 +36,8 @@ pub enum Twist {
 #[derive(Debug, Default, Clone)]
 pub struct Event {
     pub body: Vec<u8>,
+    /// What is said of the body; nothing is `application/json`.
+    pub headers: Vec<(&'static str, String)>,
     pub reads: usize,
     /// Results that were taken: at most one.
     pub taken: Vec<Value>,
@@ -126,7 +128,13 @@ impl Marketplace {
     }
 
     pub fn raw_event(&self, id: &str, body: &[u8]) -> String {
-        let event = Event { body: body.to_vec(), ..Event::default() };
+        self.event_with(id, &[], body)
+    }
+
+    /// Puts an event up that is given out with these headers.
+    pub fn event_with(&self, id: &str, headers: &[(&'static str, &str)], body: &[u8]) -> String {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let event = Event { body: body.to_vec(), headers, ..Event::default() };
         self.with(|books| books.events.insert(id.to_owned(), event));
         format!("{}/api/integration/v1/events/{id}", self.base_url)
     }
@@ -232,7 +240,7 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
         let event = books.events.get_mut(&*id);
         let body = event.map(|event| {
             event.reads += 1;
-            event.body.clone()
+            (event.headers.clone(), event.body.clone())
         });
         (twist, body)
     });
@@ -245,7 +253,16 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
     };
     match (twist, body) {
         (Some(twist), _) => twisted(&twist).await,
-        (None, Some(body)) => HttpResponse::Ok().content_type("application/json").body(body),
+        (None, Some((headers, body))) => {
+            let mut answer = HttpResponse::Ok();
+            if headers.is_empty() {
+                answer.content_type("application/json");
+            }
+            for header in headers {
+                answer.append_header(header);
+            }
+            answer.body(body)
+        }
         (None, None) => HttpResponse::NotFound().finish(),
     }
 }
