@@ -29,6 +29,7 @@ mod full_disk;
 mod identity_providers;
 mod json_documents;
 mod limits;
+mod odd_bodies;
 
 mod peers;
 mod power;

@@ -39,6 +39,8 @@ pub struct Event {
     /// What is said of the body; nothing is `application/json`.
     pub headers: Vec<(&'static str, String)>,
     pub reads: usize,
+    /// What the last who read it asked for.
+    pub accept_encoding: Option<String>,
     /// Results that were taken: at most one.
     pub taken: Vec<Value>,
     /// Reports that came after a result was taken.
@@ -240,6 +242,8 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
         let event = books.events.get_mut(&*id);
         let body = event.map(|event| {
             event.reads += 1;
+            let accepted = request.headers().get("accept-encoding").and_then(|value| value.to_str().ok());
+            event.accept_encoding = accepted.map(str::to_owned);
             (event.headers.clone(), event.body.clone())
         });
         (twist, body)
