@@ -1,4 +1,4 @@
-//! The documents of the public JSONTestSuite: what it leaves open is understood, what it calls ill-formed is refused.
+//! The documents of the public `JSONTestSuite`: what it leaves open is understood, what it calls ill-formed is refused.
 //!
 //! The names are the suite's, so that a case can be looked up there.
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// A body with `value` where the company's name is expected.
 fn with_name(value: &[u8]) -> Vec<u8> {
-    [&br#"{"type":"SUBSCRIPTION_ORDER","payload":{"company":{"uuid":"c-1","name":"#[..], value, br#"}}}"#].concat()
+    [&br#"{"type":"SUBSCRIPTION_ORDER","payload":{"company":{"uuid":"c-1","name":"#[..], value, br"}}}"].concat()
 }
 
 fn read(case: &str, body: &[u8]) -> Value {

@@ -125,6 +125,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -227,5 +228,32 @@ mod tests {
         assert!(matches!(read(&["gzip, gzip"], gzip(&gzip(&bomb))), Err(Fault::TooLarge)));
         let padded = [gzip(b"x"), gzip(&vec![7; 40 * LIMIT])].concat();
         assert!(matches!(read(&["gzip"], padded), Err(Fault::TooLarge)));
+    }
+
+    proptest! {
+        /// What was packed and then damaged, or never packed, is content or a fault, and never more than the limit.
+        #[test]
+        fn no_answer_whatever_is_unpacked_beyond_the_limit(
+            encodings in proptest::collection::vec("(gzip|x-gzip|deflate|identity|br|[ -~]{0,9})(, ?(gzip|deflate))?", 0..4),
+            packing in 0..4, content: Vec<u8>, damage in proptest::option::of((0..64_usize, any::<u8>())),
+        ) {
+            let mut bytes = match packing {
+                0 => content,
+                1 => gzip(&content),
+                2 => zlib(&content),
+                _ => bare(&gzip(&content)),
+            };
+            if let Some((place, byte)) = damage
+                && let Some(damaged) = bytes.get_mut(place)
+            {
+                *damaged = byte;
+            }
+            let encodings: Vec<&str> = encodings.iter().map(String::as_str).collect();
+            match read(&encodings, bytes) {
+                Ok(content) => prop_assert!(content.len() <= LIMIT),
+                Err(Fault::TooLarge) => {}
+                Err(Fault::Encoding(problem)) => prop_assert!(problem.len() < 200 && problem.starts_with("says "), "{}", problem),
+            }
+        }
     }
 }
