@@ -26,6 +26,10 @@ pub(crate) struct Egress {
     max_response: usize,
 }
 
+/// Marks a request, as its extension, whose answer's status is all that matters: its content is not looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StatusOnly;
+
 /// Why a request got no usable answer.
 #[derive(Debug, Error)]
 pub enum EgressError {
@@ -125,8 +129,8 @@ impl Egress {
     /// Sends one request and reads the whole answer.
     ///
     /// # Errors
-    /// Any answer with a status is an answer, whatever the status; see [`EgressError`] for the rest. One that says no
-    /// more than that something failed is an answer even if its content cannot be unpacked: it has none then.
+    /// Any answer with a status is an answer, whatever the status; see [`EgressError`] for the rest. One that tells
+    /// of a failure, or of which the status is all that matters, is an answer even if its content cannot be unpacked.
     pub(crate) async fn call(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, EgressError> {
         let uri = request.uri().to_string();
         let url = Url::parse(&uri).map_err(|error| EgressError::Unsendable(error.to_string()))?;
@@ -134,6 +138,7 @@ impl Egress {
             return Err(EgressError::NotAllowed(url.origin().ascii_serialization()));
         }
         let host = url.host_str().unwrap_or_default().to_owned();
+        let is_status_only = request.extensions().get::<StatusOnly>().is_some();
         let unreachable = |error: &reqwest::Error| {
             if error.is_timeout() {
                 EgressError::TimedOut { host: host.clone() }
@@ -158,7 +163,7 @@ impl Egress {
         *response.body_mut() = match unpacked(response.headers(), bytes, self.max_response) {
             Ok(content) => content,
             Err(Fault::TooLarge) => return Err(too_large(host)),
-            Err(Fault::Encoding(problem)) if response.status().is_success() => {
+            Err(Fault::Encoding(problem)) if response.status().is_success() && !is_status_only => {
                 return Err(EgressError::Encoding { host, problem });
             }
             Err(Fault::Encoding(_)) => Vec::new(),

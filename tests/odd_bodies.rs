@@ -13,7 +13,7 @@ use flate2::read::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use serde_json::{Value, json};
 
 use crate::json_documents::OPEN_STRINGS;
-use crate::support::marketplace::Marketplace;
+use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json};
 use crate::support::{PATIENCE, configuration};
 
@@ -367,6 +367,22 @@ async fn a_wrong_content_encoding_is_said_to_be_that_and_the_event_is_done_once_
         marketplace.event_with(&token, &[("content-encoding", "gzip")], &gzip(&plain));
         until(&receiver, &token, |event| event["state"] == "done").await;
     }
+}
+
+#[tokio::test]
+async fn a_status_counts_whatever_is_wrong_with_what_comes_along() {
+    let marketplace = Marketplace::start().await;
+    let receiver = Receiver::start(&configuration(&marketplace.base_url, "memory:"), Accept).await;
+    // A token that is refused is replaced at once, and an error is told by its status.
+    marketplace.with(|books| books.read_twists.extend([Twist::Mislabel(401), Twist::Mislabel(503)]));
+    // Taken is taken: it is not told again.
+    marketplace.with(|books| books.result_twists.push_back(Twist::TakeAndMislabel(200)));
+    receiver.notify("/create", &marketplace.order("1")).await;
+    let event = until(&receiver, "1", |event| event["state"] == "done").await;
+    assert!(!event.to_string().contains("Content-Encoding"), "{event}");
+    marketplace.with(|books| {
+        assert_eq!((books.arrived["token"], books.arrived["read"], books.arrived["result"]), (2, 3, 1), "{books:?}");
+    });
 }
 
 #[tokio::test]

@@ -27,6 +27,10 @@ pub enum Twist {
     GiveLate(Arc<Semaphore>),
     /// Never answers.
     Hang,
+    /// Does what it should, and answers this with a body that is not packed as it says.
+    TakeAndMislabel(u16),
+    /// Answers this with a body that is not packed as it says.
+    Mislabel(u16),
     /// Answers 200 and breaks off within the body.
     Truncated,
     /// Does what it should, answers 200 and breaks off within the body.
@@ -197,6 +201,9 @@ async fn twisted(twist: &Twist) -> HttpResponse {
     let status = |code: u16| StatusCode::from_u16(code).expect("a status");
     match twist {
         Twist::Answer(code) | Twist::TakeAndAnswer(code) => HttpResponse::build(status(*code)).finish(),
+        Twist::TakeAndMislabel(code) | Twist::Mislabel(code) => {
+            HttpResponse::build(status(*code)).insert_header(("Content-Encoding", "gzip")).body("{}")
+        }
         Twist::RetryAfter(code, wait) => {
             HttpResponse::build(status(*code)).insert_header(("Retry-After", wait.clone())).finish()
         }
@@ -284,7 +291,10 @@ async fn take(
         }
         let twist = books.next_twist(Door::Result);
         if twist.as_ref().is_some_and(|twist| {
-            !matches!(twist, Twist::TakeAndAnswer(_) | Twist::TakeAndHang | Twist::TakeAndTruncate)
+            !matches!(
+                twist,
+                Twist::TakeAndAnswer(_) | Twist::TakeAndHang | Twist::TakeAndMislabel(_) | Twist::TakeAndTruncate
+            )
         }) {
             return twist;
         }
