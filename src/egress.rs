@@ -1,13 +1,17 @@
 //! The one way out: every request Doorbell makes goes through [`Egress`].
 //!
 //! It calls configured origins only, follows no redirect, uses no proxy that was not configured, waits so long and no
-//! longer, and reads so much and no more, counted after decompression (G6, G8).
+//! longer, and reads so much and no more, counted both as it arrives and while it is unpacked (G6, G8).
 
-use http::{Request, Response};
+mod content_encoding;
+
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use reqwest::{Certificate, Proxy, redirect};
 use thiserror::Error;
 use url::Url;
 
+use self::content_encoding::{ACCEPTED, Fault, unpacked};
 use crate::config;
 use crate::event::BaseUrl;
 
@@ -21,6 +25,10 @@ pub(crate) struct Egress {
     allowed: Vec<BaseUrl>,
     max_response: usize,
 }
+
+/// Marks a request, as its extension, whose answer's status is all that matters: its content is not looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StatusOnly;
 
 /// Why a request got no usable answer.
 #[derive(Debug, Clone, Error)]
@@ -61,6 +69,14 @@ pub enum EgressError {
         /// What is read at most.
         limit: usize,
     },
+    /// The answer is not packed as it says, or as nobody asked for.
+    #[error("{host} {problem}")]
+    Encoding {
+        /// The host that was called.
+        host: String,
+        /// What it says, and what is wrong with that.
+        problem: String,
+    },
 }
 
 impl Egress {
@@ -81,6 +97,7 @@ impl Egress {
             .timeout(settings.total_timeout)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .tcp_nodelay(true)
+            .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED))]))
             .user_agent(concat!("doorbell/", env!("CARGO_PKG_VERSION")));
         if let Some(file) = &settings.ca_file {
             let fault = |reason: String| EgressError::Setting {
@@ -112,7 +129,8 @@ impl Egress {
     /// Sends one request and reads the whole answer.
     ///
     /// # Errors
-    /// Any answer with a status is an answer, whatever the status; see [`EgressError`] for the rest.
+    /// Any answer with a status is an answer, whatever the status; see [`EgressError`] for the rest. One that tells
+    /// of a failure, or of which the status is all that matters, is an answer even if its content cannot be unpacked.
     pub(crate) async fn call(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, EgressError> {
         let uri = request.uri().to_string();
         let url = Url::parse(&uri).map_err(|error| EgressError::Unsendable(error.to_string()))?;
@@ -120,6 +138,7 @@ impl Egress {
             return Err(EgressError::NotAllowed(url.origin().ascii_serialization()));
         }
         let host = url.host_str().unwrap_or_default().to_owned();
+        let is_status_only = request.extensions().get::<StatusOnly>().is_some();
         let unreachable = |error: &reqwest::Error| {
             if error.is_timeout() {
                 EgressError::TimedOut { host: host.clone() }
@@ -133,12 +152,25 @@ impl Egress {
         let mut response = Response::new(Vec::new());
         *response.status_mut() = answer.status();
         *response.headers_mut() = std::mem::take(answer.headers_mut());
+        let too_large = |host| EgressError::TooLarge { host, limit: self.max_response };
+        let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&error))? {
-            if response.body().len() + chunk.len() > self.max_response {
-                return Err(EgressError::TooLarge { host, limit: self.max_response });
+            if bytes.len() + chunk.len() > self.max_response {
+                return Err(too_large(host));
             }
-            response.body_mut().extend_from_slice(&chunk);
+            bytes.extend_from_slice(&chunk);
         }
+        *response.body_mut() = match unpacked(response.headers(), bytes, self.max_response) {
+            Ok(content) => content,
+            Err(Fault::TooLarge) => return Err(too_large(host)),
+            Err(Fault::Encoding(problem)) if response.status().is_success() && !is_status_only => {
+                return Err(EgressError::Encoding { host, problem });
+            }
+            Err(Fault::Encoding(_)) => Vec::new(),
+        };
+        // They are those of what arrived.
+        response.headers_mut().remove(CONTENT_ENCODING);
+        response.headers_mut().remove(CONTENT_LENGTH);
         Ok(response)
     }
 }

@@ -1,6 +1,7 @@
 //! What is understood of bodies that differ from every table of the wire.
 
-use doorbell::event::{BodyError, Event};
+use doorbell::event::{BodyError, Event, charset_of};
+use encoding_rs::Encoding;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -26,6 +27,7 @@ fn every_odd_body_is_understood_as_far_as_it_goes() {
     let quantity = "/payload/order/items/0/quantity";
     let items = "/payload/order/items";
     let configuration = "/payload/configuration";
+    let name = "/payload/company/name";
     for (odd, body, place, expected) in [
         // Types and flags are open.
         ("a type nobody has seen", r#"{"type":"SUBSCRIPTION_MOVED"}"#.into(), "/type", json!("SUBSCRIPTION_MOVED")),
@@ -107,10 +109,90 @@ fn every_odd_body_is_understood_as_far_as_it_goes() {
         ("an XML text with an attribute keeps its text", xml("<company><name lang=\"en\">Acme</name></company>"), "/payload/company/name", json!("Acme")),
         ("an XML add-on instance", xml("<addonInstance><id>7</id></addonInstance>"), "/payload/addonInstance", json!("7")),
         ("an XML free trial", xml_order("<freeTrial><active>true</active></freeTrial>"), "/payload/order/freeTrial", json!(true)),
+        // XML with odd characters.
+        ("XML with control characters", xml("<company><name>A\u{0}B\u{1}\u{b}\u{1f}C</name></company>"), name, json!("A\u{0}B\u{1}\u{b}\u{1f}C")),
+        ("XML with a control character in a CDATA section", xml("<company><name><![CDATA[A\u{1}<B>]]></name></company>"), name, json!("A\u{1}<B>")),
+        ("an XML reference to a control character", xml("<company><name>A&#x1;B&#27;</name></company>"), name, json!("A\u{1}B\u{1b}")),
+        ("an XML reference to zero", xml("<company><name>A&#x0;B&#0;</name></company>"), name, json!("A\u{fffd}B\u{fffd}")),
+        ("an XML reference to half a surrogate pair", xml("<company><name>A&#xD83D;&#56596;</name></company>"), name, json!("A\u{fffd}\u{fffd}")),
+        ("an XML reference beyond Unicode", xml("<company><name>A&#x110000;&#xFFFFFFFFFF;</name></company>"), name, json!("A\u{fffd}\u{fffd}")),
+        ("an XML reference that is no number", xml("<company><name>A&#xZZ;&#;&#+1;&#x-1;</name></company>"), name, json!("A&#xZZ;&#;&#+1;&#x-1;")),
+        ("an XML reference to HTML's entity", xml("<company><name>Zo&eacute;&nbsp;&euro;</name></company>"), name, json!("Zoé\u{a0}€")),
+        ("an XML reference to an unknown entity", xml("<company><name>A &company; B</name></company>"), name, json!("A &company; B")),
+        ("a bare ampersand in XML", xml("<company><name>A & B &amp; C; D &</name></company>"), name, json!("A & B & C; D &")),
+        ("ampersands in an XML attribute", "<event><type>A</type><link rel=\"a&b\" href=\"h?a=1&b=2&#x0;&nothing;&amp;\r\n&#xe9;\"/></event>".into(), "/links/0/href", json!("h?a=1&b=2\u{fffd}&nothing;& é")),
+        ("an XML attribute that is given twice", "<event a=\"1\" a=\"2\"><type>A</type></event>".into(), "/type", json!("A")),
+        ("an XML document type", format!("<!DOCTYPE event SYSTEM \"http://127.0.0.1/event.dtd\">{}", xml("")), "/type", json!("SUBSCRIPTION_ORDER")),
+        ("an XML document type with elements of its own", format!("<?xml version='1.0'?><!DOCTYPE event [<!ELEMENT event ANY>]>{}", xml("<company><name>&x;</name></company>")), name, json!("&x;")),
+        ("XML 1.1", format!("<?xml version=\"1.1\"?>{}", xml("<company><name>A\u{7f}\u{85}B</name></company>")), name, json!("A\u{7f}\u{85}B")),
+        ("XML white space before the declaration", format!("\n <?xml version=\"1.0\"?>{}", xml("")), "/type", json!("SUBSCRIPTION_ORDER")),
         ("an XML byte-order mark", format!("\u{feff}{}", xml("")), "/type", json!("SUBSCRIPTION_ORDER")),
     ] {
         let event = understood(&body).unwrap_or_else(|error| panic!("{odd}: {error}: {body}"));
         assert_eq!(event.pointer(place), Some(&expected), "{odd}: {body}");
+    }
+}
+
+/// The bytes of a text in this charset.
+fn encoded(text: &str, charset: &str) -> Vec<u8> {
+    let encoding = Encoding::for_label(charset.as_bytes()).expect("a charset");
+    let (bytes, _, is_lossy) = encoding.encode(text);
+    assert!(!is_lossy, "{text} is not in {charset}");
+    bytes.into_owned()
+}
+
+/// The name of the company in a body that came with this `Content-Type`.
+fn name_in(case: &str, bytes: &[u8], content_type: &str) -> Value {
+    let charset = charset_of(content_type);
+    let event = Event::read(bytes, charset.as_deref()).unwrap_or_else(|error| panic!("{case}: {error}"));
+    // What is stored beside the bytes decides alike when they are read again.
+    assert_eq!(Event::read(bytes, charset.as_deref()).as_ref(), Ok(&event), "{case}");
+    serde_json::to_value(event).expect("serializes")["payload"]["company"]["name"].clone()
+}
+
+#[test]
+#[rustfmt::skip]
+fn a_body_is_read_in_the_charset_of_its_content_type() {
+    let json_body = |name: &str| with(&format!(r#"{{"company":{{"name":"{name}"}}}}"#));
+    let xml_body = |name: &str| xml(&format!("<company><name>{name}</name></company>"));
+    for (content_type, charset, name) in [
+        ("application/json;charset=ISO-8859-1", "iso-8859-1", "Zoé Ünsal"),
+        ("application/json; charset=\"latin1\"", "iso-8859-1", "Zoé"),
+        ("application/json;charset=windows-1252", "windows-1252", "Zoé’s €"),
+        ("application/json;charset=ISO-8859-1", "windows-1252", "Zoé’s €"),
+        ("application/json;charset=ISO-8859-15", "iso-8859-15", "Zoé €"),
+        ("application/json;charset=windows-1251", "windows-1251", "Зоя"),
+        ("application/json;CHARSET=koi8-r", "koi8-r", "Зоя"),
+        ("application/json;charset=Shift_JIS", "shift_jis", "表示ソフト"),
+        ("application/json;charset=EUC-JP", "euc-jp", "表示"),
+        ("application/json;charset=ISO-2022-JP", "iso-2022-jp", "表示"),
+        ("application/json;charset=GBK", "gbk", "联通"),
+        ("application/json;charset=gb18030", "gb18030", "联通🔔"),
+        ("application/json;charset=Big5", "big5", "許功蓋"),
+        ("application/json;charset=EUC-KR", "euc-kr", "한국"),
+        // Said, and not so.
+        ("application/json;charset=ISO-8859-1", "utf-8", "Zoé 🔔"),
+        ("application/json;charset=us-ascii", "utf-8", "Zoé"),
+        ("application/json;charset=UTF-16", "utf-8", "Zoé"),
+        ("application/json;charset=klingon", "utf-8", "Zoé"),
+        ("application/json;charset=", "utf-8", "Zoé"),
+        ("application/json;charset=utf-7", "utf-8", "Zoé"),
+    ] {
+        for body in [json_body(name), xml_body(name)] {
+            let case = format!("{charset} as {content_type}: {body}");
+            assert_eq!(name_in(&case, &encoded(&body, charset), content_type), json!(name), "{case}");
+        }
+    }
+    for (case, body, content_type, name) in [
+        ("no charset is as good as UTF-8", encoded(&json_body("Zoé"), "windows-1252"), "application/json", "Zo\u{fffd}"),
+        ("an unknown charset is none", encoded(&json_body("Zoé"), "windows-1252"), "text/json;charset=klingon", "Zo\u{fffd}"),
+        ("a declaration counts before the header", encoded(&format!("<?xml version='1.0' encoding='windows-1251'?>{}", xml_body("Зоя")), "windows-1251"), "text/xml;charset=koi8-r", "Зоя"),
+        ("a declaration that the bytes contradict does not", encoded(&format!("<?xml version='1.0' encoding='UTF-8'?>{}", xml_body("Zoé")), "windows-1252"), "text/xml;charset=ISO-8859-1", "Zoé"),
+        ("a mark counts before the header", format!("\u{feff}{}", json_body("Zoé")).into_bytes(), "text/json;charset=koi8-r", "Zoé"),
+        ("a character that the charset has not", [json_body("Zo#").replace("#\"}}}", "").as_bytes(), b"\xff\xff\"}}}"].concat(), "text/json;charset=euc-jp", "Zo\u{fffd}\u{fffd}"),
+        ("a lead byte before the end of a string", [json_body("Zo#").replace("#\"}}}", "").as_bytes(), b"\x95\"}}}"].concat(), "text/json;charset=shift_jis", "Zo\u{fffd}"),
+    ] {
+        assert_eq!(name_in(case, &body, content_type), json!(name), "{case}");
     }
 }
 
@@ -121,6 +203,28 @@ proptest! {
         for start in ["", "{", "<", "<a>", "{\"type\":"] {
             let _ = Event::read(format!("{start}{body}").as_bytes(), None);
             let _ = Event::read(&[start.as_bytes(), &bytes].concat(), None);
+        }
+    }
+
+    #[test]
+    fn a_text_survives_in_every_charset_that_has_it(
+        name in "[^\\p{C}\\s\"\\\\&<>]([^\\p{C}\"\\\\&<>]{0,20}[^\\p{C}\\s\"\\\\&<>])?", mark: bool, is_xml: bool,
+    ) {
+        let body = if is_xml { xml(&format!("<company><name>{name}</name></company>")) } else { with(&format!(r#"{{"company":{{"name":"{name}"}}}}"#)) };
+        let marked = if mark { format!("\u{feff}{body}") } else { body.clone() };
+        let utf_16 = |unit: fn(u16) -> [u8; 2]| marked.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
+        let utf_32 = |unit: fn(u32) -> [u8; 4]| marked.chars().map(u32::from).flat_map(unit).collect::<Vec<u8>>();
+        for bytes in [
+            marked.clone().into_bytes(), utf_16(u16::to_le_bytes), utf_16(u16::to_be_bytes), utf_32(u32::to_le_bytes), utf_32(u32::to_be_bytes),
+        ] {
+            prop_assert_eq!(name_in(&body, &bytes, ""), json!(name), "{}", body);
+        }
+        for charset in ["gb18030", "shift_jis", "euc-kr"] {
+            let (bytes, _, is_lossy) = Encoding::for_label(charset.as_bytes()).expect("a charset").encode(&body);
+            // Their tables read a few characters back as others.
+            if !is_lossy && Encoding::for_label(charset.as_bytes()).expect("a charset").decode(&bytes).0 == body {
+                prop_assert_eq!(name_in(&body, &bytes, &format!("text/xml;charset={charset}")), json!(name), "{}", body);
+            }
         }
     }
 
@@ -160,18 +264,22 @@ fn what_is_no_event_is_refused_by_name_and_nothing_is_expanded_or_fetched() {
         ("half an element", "<event><type>A</type>", "it ends within <event>"),
         ("an end of something else", "<event><type>A</payload></event>", "not well-formed"),
         ("two outermost elements", "<event><type>A</type></event><event/>", "more than one outermost element"),
-        ("an entity of its own", "<event><type>&company;</type></event>", "is not one of XML's own"),
         (
             "a billion laughs",
             "<!DOCTYPE l [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;&a;\">]><event><type>&b;</type></event>",
-            "document type declaration",
+            "entities of its own",
         ),
         (
             "an external entity",
             "<!DOCTYPE e [<!ENTITY x SYSTEM \"file:///etc/passwd\">]><event><type>&x;</type></event>",
-            "document type declaration",
+            "entities of its own",
         ),
-        ("a character that is none", "<event><type>&#xFFFFFFFF;</type></event>", "not well-formed"),
+        (
+            "a parameter entity",
+            "<!DOCTYPE e [<!ENTITY % x SYSTEM \"http://127.0.0.1/x\"> %x;]><event><type>A</type></event>",
+            "entities of its own",
+        ),
+        ("half a character reference and no end", "<event><type>&#x", "it ends within <type>"),
     ] {
         let error = understood(body).expect_err(case).to_string();
         assert!(error.contains(reason), "{case}: {error}");

@@ -29,7 +29,10 @@ mod event_urls;
 mod full_disk;
 mod handlers;
 mod identity_providers;
+mod json_documents;
 mod limits;
+mod odd_bodies;
+
 mod peers;
 mod power;
 mod receive;

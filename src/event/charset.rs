@@ -68,7 +68,7 @@ fn is_possible(encoding: &'static Encoding, utf8: Option<&str>) -> bool {
     }
 }
 
-/// The encoding of a label; nothing for the few whose every text encoding_rs refuses.
+/// The encoding of a label; nothing for the few whose every text `encoding_rs` refuses.
 fn known(label: &[u8]) -> Option<&'static Encoding> {
     Encoding::for_label_no_replacement(label)
 }
@@ -86,7 +86,7 @@ fn declared(bytes: &[u8]) -> Option<&'static Encoding> {
     known(label.as_bytes())
 }
 
-/// UTF-32, which encoding_rs does not have.
+/// UTF-32, which `encoding_rs` does not have.
 #[derive(Debug, Clone, Copy)]
 enum Wide {
     Little,

@@ -12,6 +12,8 @@ use super::{
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// How much is kept of why a body is not well-formed.
+const MAX_REASON_CHARS: usize = 200;
 
 /// Why a body could not be understood at all.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -34,6 +36,19 @@ pub enum BodyError {
     /// No `type`.
     #[error("the event's body names no type")]
     NoType,
+}
+
+impl BodyError {
+    /// A document that is not well-formed, in a parser's words.
+    ///
+    /// They repeat what stands in the body, so they are cut, and control characters among them are escaped.
+    pub(super) fn malformed(reason: impl std::fmt::Display) -> Self {
+        let mut words = String::new();
+        for character in reason.to_string().chars().take(MAX_REASON_CHARS) {
+            if character.is_control() { words.extend(character.escape_default()) } else { words.push(character) }
+        }
+        Self::Malformed(words)
+    }
 }
 
 impl Event {

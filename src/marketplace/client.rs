@@ -11,7 +11,7 @@ use super::token_endpoint::{CredentialForm, TokenEndpoint};
 use super::tokens::Tokens;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Marketplace};
-use crate::egress::{Egress, EgressError};
+use crate::egress::{Egress, EgressError, StatusOnly};
 use crate::event::{BaseUrl, EventResult, EventUrl, MAX_BODY_BYTES};
 
 /// One marketplace, called with one integration's inbound client.
@@ -180,7 +180,7 @@ fn request(method: &Method, url: &str, token: &SecretString, body: &[u8]) -> Res
         // Without it the marketplace answers XML.
         .header(ACCEPT, HeaderValue::from_static("application/json"));
     if !body.is_empty() {
-        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).extension(StatusOnly);
     }
     Ok(request.body(body.to_vec()).map_err(|error| EgressError::Unsendable(error.to_string()))?)
 }

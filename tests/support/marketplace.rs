@@ -29,6 +29,10 @@ pub enum Twist {
     Hang,
     /// Answers this status, headers and body.
     Say(u16, Vec<(&'static str, &'static str)>, Vec<u8>),
+    /// Does what it should, and answers this with a body that is not packed as it says.
+    TakeAndMislabel(u16),
+    /// Answers this with a body that is not packed as it says.
+    Mislabel(u16),
     /// Answers 200 and breaks off within the body.
     Truncated,
     /// Does what it should, answers 200 and breaks off within the body.
@@ -38,7 +42,11 @@ pub enum Twist {
 #[derive(Debug, Default, Clone)]
 pub struct Event {
     pub body: Vec<u8>,
+    /// What is said of the body; nothing is `application/json`.
+    pub headers: Vec<(&'static str, String)>,
     pub reads: usize,
+    /// What the last who read it asked for.
+    pub accept_encoding: Option<String>,
     /// Results that were taken: at most one.
     pub taken: Vec<Value>,
     /// Reports that came after a result was taken.
@@ -136,7 +144,13 @@ impl Marketplace {
     }
 
     pub fn raw_event(&self, id: &str, body: &[u8]) -> String {
-        let event = Event { body: body.to_vec(), ..Event::default() };
+        self.event_with(id, &[], body)
+    }
+
+    /// Puts an event up that is given out with these headers.
+    pub fn event_with(&self, id: &str, headers: &[(&'static str, &str)], body: &[u8]) -> String {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let event = Event { body: body.to_vec(), headers, ..Event::default() };
         self.with(|books| books.events.insert(id.to_owned(), event));
         format!("{}/api/integration/v1/events/{id}", self.base_url)
     }
@@ -197,6 +211,9 @@ async fn twisted(twist: &Twist) -> HttpResponse {
     let status = |code: u16| StatusCode::from_u16(code).expect("a status");
     match twist {
         Twist::Answer(code) | Twist::TakeAndAnswer(code) => HttpResponse::build(status(*code)).finish(),
+        Twist::TakeAndMislabel(code) | Twist::Mislabel(code) => {
+            HttpResponse::build(status(*code)).insert_header(("Content-Encoding", "gzip")).body("{}")
+        }
         Twist::RetryAfter(code, wait) => {
             HttpResponse::build(status(*code)).insert_header(("Retry-After", wait.clone())).finish()
         }
@@ -251,7 +268,9 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
         let event = books.events.get_mut(&*id);
         let body = event.map(|event| {
             event.reads += 1;
-            event.body.clone()
+            let accepted = request.headers().get("accept-encoding").and_then(|value| value.to_str().ok());
+            event.accept_encoding = accepted.map(str::to_owned);
+            (event.headers.clone(), event.body.clone())
         });
         (twist, body)
     });
@@ -264,7 +283,16 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
     };
     match (twist, body) {
         (Some(twist), _) => twisted(&twist).await,
-        (None, Some(body)) => HttpResponse::Ok().content_type("application/json").body(body),
+        (None, Some((headers, body))) => {
+            let mut answer = HttpResponse::Ok();
+            if headers.is_empty() {
+                answer.content_type("application/json");
+            }
+            for header in headers {
+                answer.append_header(header);
+            }
+            answer.body(body)
+        }
         (None, None) => HttpResponse::NotFound().finish(),
     }
 }
@@ -282,7 +310,10 @@ async fn take(
         }
         let twist = books.next_twist(Door::Result);
         if twist.as_ref().is_some_and(|twist| {
-            !matches!(twist, Twist::TakeAndAnswer(_) | Twist::TakeAndHang | Twist::TakeAndTruncate)
+            !matches!(
+                twist,
+                Twist::TakeAndAnswer(_) | Twist::TakeAndHang | Twist::TakeAndMislabel(_) | Twist::TakeAndTruncate
+            )
         }) {
             return twist;
         }
