@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::marketplace::Marketplace;
-use crate::support::process::{Process, gated_vendor};
+use crate::support::process::{Process, doorbell, gated_vendor};
 use crate::support::receiver::{Receiver, json as json_of, notify, token};
 use crate::support::{PATIENCE, configuration};
 
@@ -310,13 +310,14 @@ async fn a_stop_within_the_process_does_not_wait_for_a_handler_that_blocks() {
     product.0.open();
 }
 
-/// A vendor's program whose handler blocks, and an event that it blocks on.
+/// A vendor's program whose handler blocks, in as many events as there are processors.
 struct Blocked {
     marketplace: Marketplace,
     directory: TempDir,
     process: Process,
-    /// The run's connection to the test.
-    _run: TcpStream,
+    events: usize,
+    /// The connections of the runs to the test.
+    _runs: Vec<TcpStream>,
 }
 
 impl Blocked {
@@ -329,11 +330,28 @@ impl Blocked {
         let process = Process::serve(&gated_vendor(), &file, &[("GATE", &address), ("BLOCKS", "1")]);
         let client = Client::new();
         let bearer = token(&client, &process.public, "marketplace", "outbound-secret").await;
-        let answer = notify(&client, &process.public, &bearer, "/create", &marketplace.order("1")).await;
-        assert_eq!(answer.status(), StatusCode::ACCEPTED);
-        let (run, _) = gate.accept().expect("a run");
-        BufReader::new(&run).read_line(&mut String::new()).expect("it runs");
-        Self { marketplace, directory, process, _run: run }
+        let events = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut runs = Vec::new();
+        for number in 0..events {
+            let url = marketplace.order(&number.to_string());
+            let answer = notify(&client, &process.public, &bearer, "/create", &url).await;
+            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+            let (run, _) = gate.accept().expect("a run");
+            BufReader::new(&run).read_line(&mut String::new()).expect("it runs");
+            runs.push(run);
+        }
+        Self { marketplace, directory, process, events, _runs: runs }
+    }
+
+    /// Another start opens the store and finishes what was interrupted.
+    async fn finish(marketplace: &Marketplace, directory: &TempDir, events: usize) {
+        let file = Self::configuration(marketplace, directory, "1s");
+        let _again = Process::serve(&doorbell(), &file, &[]);
+        for number in 0..events {
+            let id = number.to_string();
+            marketplace.until_settled(&id).await;
+            assert_eq!(marketplace.seen(&id).reads, 1, "the body was stored");
+        }
     }
 
     fn configuration(marketplace: &Marketplace, directory: &TempDir, shutdown_timeout: &str) -> PathBuf {
@@ -353,11 +371,7 @@ async fn a_handler_that_blocks_does_not_keep_the_process_past_its_time_and_loses
     assert!(status.success(), "{status}: {log:?}");
     assert!(log.iter().any(|line| line.contains("work in hand did not finish in time")), "{log:?}");
     assert!(log.iter().any(|line| line.contains("\"stopped\"")), "{log:?}");
-    // The next start opens the store and goes on with the event.
-    let file = Blocked::configuration(&blocked.marketplace, &blocked.directory, "1s");
-    let _again = Process::serve(&crate::support::process::doorbell(), &file, &[]);
-    blocked.marketplace.until_settled("1").await;
-    assert_eq!(blocked.marketplace.seen("1").reads, 1, "the body was stored");
+    Blocked::finish(&blocked.marketplace, &blocked.directory, blocked.events).await;
 }
 
 #[tokio::test]
@@ -370,8 +384,6 @@ async fn a_second_signal_ends_the_process_at_once_whatever_its_handler_does() {
         let (status, log) = blocked.process.wait();
         assert_eq!(status.code(), Some(1), "{log:?}");
         assert!(log.iter().any(|line| line.contains("stopped at once")), "{log:?}");
-        let file = Blocked::configuration(&blocked.marketplace, &blocked.directory, "1s");
-        let _again = Process::serve(&crate::support::process::doorbell(), &file, &[]);
-        blocked.marketplace.until_settled("1").await;
+        Blocked::finish(&blocked.marketplace, &blocked.directory, blocked.events).await;
     }
 }

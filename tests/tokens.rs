@@ -10,6 +10,7 @@ use doorbell::handler::Accept;
 use doorbell::marketplace::{CredentialForm, MarketplaceClient};
 use doorbell::store::memory::MemoryStore;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, notify};
@@ -116,17 +117,17 @@ async fn a_token_endpoint_that_keeps_hanging_is_waited_for_briefly_once_it_has_f
 #[tokio::test]
 async fn a_caller_that_goes_away_takes_the_token_from_nobody() {
     let marketplace = Marketplace::start().await;
-    let client = client(&patient(&marketplace), Arc::new(SystemClock));
-    {
-        let gone = client.check();
-        tokio::pin!(gone);
-        tokio::select! {
-            biased;
-            answer = &mut gone => panic!("{answer:?}"),
-            () = std::future::ready(()) => {}
-        }
-    }
-    let (first, second) = tokio::join!(client.check(), client.check());
+    let gate = Arc::new(Semaphore::new(0));
+    marketplace.with(|books| books.token_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    let client = Arc::new(client(&patient(&marketplace), Arc::new(SystemClock)));
+    let gone = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { client.check().await }
+    });
+    marketplace.until("it has asked", |books| books.token_requests == 1).await;
+    gone.abort();
+    assert!(gone.await.expect_err("gone").is_cancelled());
+    let (first, second, ()) = tokio::join!(client.check(), client.check(), async { gate.add_permits(1) });
     assert_eq!((first.expect("a token"), second.expect("a token")), (CredentialForm::Encoded, CredentialForm::Encoded));
     assert_eq!(marketplace.with(|books| books.token_requests), 1, "the request outlived the one who made it");
 }

@@ -23,7 +23,7 @@ pub enum Twist {
     TakeAndAnswer(u16),
     /// Does what it should, and never answers.
     TakeAndHang,
-    /// Gives an event out, but not before the test lets it.
+    /// Gives an event or a token out, but not before the test lets it.
     GiveLate(Arc<Semaphore>),
     /// Never answers.
     Hang,
@@ -241,8 +241,10 @@ async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) ->
         books.valid_tokens.push(token.clone());
         (books.next_twist(Door::Token), token, books.credentials.clone())
     });
-    if let Some(twist) = twist {
-        return twisted(&twist).await;
+    match twist {
+        Some(Twist::GiveLate(gate)) => gate.acquire().await.expect("not closed").forget(),
+        Some(twist) => return twisted(&twist).await,
+        None => {}
     }
     // vendor:inbound-secret
     let is_us = shown == credentials.as_deref().unwrap_or("Basic dmVuZG9yOmluYm91bmQtc2VjcmV0");
