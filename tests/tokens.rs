@@ -357,3 +357,24 @@ async fn an_empty_scope_is_not_sent() {
     assert!(error.contains("invalid_client"), "{error}");
     assert_eq!(marketplace.with(|books| books.token_forms.clone()), ["grant_type=client_credentials"]);
 }
+
+#[tokio::test]
+async fn check_tells_that_a_secret_is_only_taken_as_it_is() {
+    let marketplace = Marketplace::start().await;
+    marketplace.with(|books| books.credentials = Some(basic("vendor", "a/b")));
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("doorbell.toml");
+    std::fs::write(&file, patient(&marketplace).replace("inbound-secret", "a/b")).expect("written");
+    let check = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(crate::support::process::doorbell())
+            .args(["check", "--output", "json", "--config"])
+            .arg(&file)
+            .output()
+    });
+    let output = tokio::time::timeout(PATIENCE, check).await.expect("in time").expect("no panic").expect("runs");
+    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = findings.as_array().expect("a list");
+    let finding = findings.iter().find(|finding| finding["detail"].to_string().contains("token issued by"));
+    let detail = finding.unwrap_or_else(|| panic!("{findings:?}"))["detail"].to_string();
+    assert!(detail.contains("only as they are") && !detail.contains("a/b"), "{detail}");
+}
