@@ -38,9 +38,9 @@ fn a_room_uses_only_the_rooms_below_it() {
     let may_use = |room: &str| -> Option<&[&str]> {
         Some(match room {
             "event" => &["clock"],
-            "clock" | "shutdown" => &[],
+            "clock" | "printable" | "shutdown" => &[],
             "config" => &["event"],
-            "telemetry" => &["config"],
+            "telemetry" => &["config", "printable"],
             "egress" => &["event", "config"],
             "authenticate" => &["event", "clock", "config", "egress"],
             "store" => &["event", "clock", "config"],
@@ -48,7 +48,7 @@ fn a_room_uses_only_the_rooms_below_it() {
             "handler" => &["event"],
             "receive" => &["event", "clock", "config", "authenticate", "store", "shutdown"],
             "deliver" => &["event", "clock", "config", "store", "handler", "marketplace"],
-            "admin" => &["event", "clock", "config", "authenticate", "store", "receive", "shutdown"],
+            "admin" => &["event", "clock", "config", "authenticate", "store", "receive", "printable", "shutdown"],
             "sandbox" => &["event", "clock", "config", "egress", "app"],
             // The composition root and the command line put everything together.
             "app" | "cli" | "lib" | "main" => return None,

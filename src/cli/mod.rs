@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod keys;
 mod office;
+mod print;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
@@ -140,7 +141,7 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("doorbell: no runtime: {error}");
+            print::remark(format_args!("no runtime: {error}"));
             return ExitCode::from(FAILED);
         }
     };
@@ -150,13 +151,11 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(error)) => {
-            for line in error.to_string().lines() {
-                eprintln!("doorbell: {line}");
-            }
+            print::remark(error);
             ExitCode::from(BAD_CONFIGURATION)
         }
         Err(Failure::Command(reason)) => {
-            eprintln!("doorbell: {reason}");
+            print::remark(reason);
             ExitCode::from(FAILED)
         }
         Err(Failure::Said) => ExitCode::from(FAILED),
