@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and a table of cases is as long as there are cases"
 )]
 
+mod admin;
 mod answers;
 mod architecture;
 mod attacks;
