@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Origin};
+use crate::egress::{Egress, EgressError};
 use crate::handler::EventHandler;
 
 /// Exit code for a command that could not do what it was asked.
@@ -87,7 +88,26 @@ struct Source {
 
 impl Source {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(self.config.as_deref())?)
+        let config = Config::load(self.config.as_deref())?;
+        self.look_at_egress(&config)?;
+        Ok(config)
+    }
+
+    /// What `egress` names outside the configuration, certificates and a proxy, is looked at before anything begins.
+    fn look_at_egress(&self, config: &Config) -> Result<(), Failure> {
+        if config.egress.ca_file.is_none() && config.egress.proxy.is_none() {
+            return Ok(());
+        }
+        let Err(EgressError::Setting { key, problem }) = Egress::new(&config.egress, Vec::new(), 0) else {
+            return Ok(());
+        };
+        let variable = format!("DOORBELL__EGRESS__{}", key.to_ascii_uppercase());
+        let origin = match Config::file(self.config.as_deref()) {
+            _ if std::env::var_os(&variable).is_some() => Origin::Environment(variable),
+            Some(file) => Origin::File(file),
+            None => Origin::Defaults,
+        };
+        Err(ConfigError::Key { origin, key: format!("egress.{key}"), problem }.into())
     }
 }
 
