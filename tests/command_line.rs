@@ -148,7 +148,7 @@ fn a_value_that_makes_no_sense_exits_with_78_and_names_file_key_and_what_to_writ
         (good.replace("[log]", "[egress]\nproxy = \"\"\n[log]"), "egress.proxy is no proxy's address; write it like"),
     ] {
         std::fs::write(&path, text).expect("written");
-        for command in ["serve", "check"] {
+        for command in ["check", "health"] {
             let output = run(&[command, "--config", file], &[]);
             let message = said(&output);
             assert_eq!(output.status.code(), Some(78), "{command}: {message}");
@@ -165,7 +165,7 @@ fn a_value_that_makes_no_sense_exits_with_78_and_names_file_key_and_what_to_writ
         ),
         ("DOORBELL_CONFIG", "", "\"\": cannot be read: a file has a name; name a readable file"),
     ] {
-        let output = run(&["serve"], &[(variable, value)]);
+        let output = run(&["check"], &[(variable, value)]);
         assert_eq!(output.status.code(), Some(78), "{}", said(&output));
         assert!(said(&output).contains(named), "{named}: {}", said(&output));
     }
@@ -176,7 +176,7 @@ fn a_value_that_makes_no_sense_exits_with_78_and_names_file_key_and_what_to_writ
 fn a_variable_that_is_no_text_is_not_taken_for_one_that_is_not_set() {
     use std::os::unix::ffi::OsStrExt;
     let output = Command::new(doorbell())
-        .arg("serve")
+        .arg("check")
         .env("DOORBELL__ADMIN__TOKEN", std::ffi::OsStr::from_bytes(b"s3cret\xff"))
         .env("DOORBELL__STORE__URL", "memory:")
         .output()
