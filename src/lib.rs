@@ -39,6 +39,7 @@ pub mod config;
 
 mod cli;
 mod egress;
+mod http;
 mod shutdown;
 mod telemetry;
 

@@ -46,7 +46,8 @@ fn a_room_uses_only_the_rooms_below_it() {
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],
-            "receive" => &["event", "clock", "config", "authenticate", "store", "shutdown"],
+            "http" => &["clock"],
+            "receive" => &["event", "clock", "config", "http", "authenticate", "store", "shutdown"],
             "deliver" => &["event", "clock", "config", "store", "handler", "marketplace"],
             "admin" => &["event", "clock", "config", "authenticate", "store", "receive", "shutdown"],
             "sandbox" => &["event", "clock", "config", "egress", "app"],
@@ -71,14 +72,16 @@ fn a_room_uses_only_the_rooms_below_it() {
 #[test]
 fn each_library_stays_in_its_room() {
     for (library, rooms) in [
-        ("actix_web", &["receive", "admin", "sandbox", "app"][..]),
+        ("actix_web", &["http", "receive", "admin", "sandbox", "app"][..]),
+        ("actix_http", &["http"]),
+        ("actix_service", &["http"]),
         ("reqwest", &["egress"]),
         ("sled::", &["store", "app", "cli"]),
         ("jsonwebtoken", &["authenticate"]),
         ("aws_lc_rs", &["authenticate"]),
         ("oauth2::", &["marketplace"]),
         ("clap", &["cli"]),
-        ("rustix", &["store"]),
+        ("rustix", &["store", "http"]),
         ("SystemTime", &["clock"]),
     ] {
         for (path, text) in sources() {

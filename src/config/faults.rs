@@ -33,11 +33,22 @@ impl Config {
             ("server.limits.max_header_bytes", self.server.limits.max_header_bytes),
             ("server.limits.max_body_bytes", self.server.limits.max_body_bytes),
             ("server.limits.max_connections", self.server.limits.max_connections),
-            ("server.limits.max_connections_per_address", self.server.limits.max_connections_per_address),
+            (
+                "server.limits.max_connections_per_address",
+                self.server.limits.max_connections_per_address.unwrap_or(usize::MAX),
+            ),
             ("server.limits.max_requests_in_flight", self.server.limits.max_requests_in_flight),
         ] {
             if limit == 0 {
                 fault(key.into(), "is 0, so nothing would be taken; write at least 1".into());
+            }
+        }
+        for (key, time) in [
+            ("server.keep_alive", self.server.keep_alive),
+            ("server.limits.request_timeout", self.server.limits.request_timeout),
+        ] {
+            if time.is_zero() {
+                fault(key.into(), "is 0, so no request could arrive in time; write something like \"5s\"".into());
             }
         }
         for (key, concurrency) in [
