@@ -43,6 +43,7 @@ pub mod config;
 mod cli;
 mod egress;
 mod printable;
+mod http;
 mod shutdown;
 mod telemetry;
 

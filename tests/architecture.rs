@@ -46,7 +46,8 @@ fn a_room_uses_only_the_rooms_below_it() {
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],
-            "receive" => &["event", "clock", "config", "authenticate", "store", "shutdown"],
+            "http" => &["clock"],
+            "receive" => &["event", "clock", "config", "http", "authenticate", "store", "shutdown"],
             "deliver" => &["event", "clock", "config", "store", "handler", "marketplace"],
             "admin" => &["event", "clock", "config", "authenticate", "store", "receive", "printable", "shutdown"],
             "sandbox" => &["event", "clock", "config", "egress", "app", "printable"],
@@ -71,7 +72,9 @@ fn a_room_uses_only_the_rooms_below_it() {
 #[test]
 fn each_library_stays_in_its_room() {
     for (library, rooms) in [
-        ("actix_web", &["receive", "admin", "sandbox", "app"][..]),
+        ("actix_web", &["http", "receive", "admin", "sandbox", "app"][..]),
+        ("actix_http", &["http"]),
+        ("actix_service", &["http"]),
         ("reqwest", &["egress"]),
         ("sled::", &["store", "app", "cli"]),
         ("jsonwebtoken", &["authenticate"]),
@@ -79,7 +82,7 @@ fn each_library_stays_in_its_room() {
         ("oauth2::", &["marketplace"]),
         ("clap", &["cli"]),
         ("comfy_table", &["cli", "sandbox"]),
-        ("rustix", &["store"]),
+        ("rustix", &["store", "http"]),
         ("SystemTime", &["clock"]),
     ] {
         for (path, text) in sources() {

@@ -22,6 +22,7 @@ mod bad_marketplace;
 mod bodies;
 mod calls;
 mod command_line;
+mod connections;
 mod copies;
 mod crash;
 mod delivery;

@@ -19,6 +19,7 @@ impl Config {
     pub(super) fn out_of_bounds(&self) -> Vec<(String, String)> {
         let mut durations = vec![
             ("server.shutdown_timeout".to_owned(), self.server.shutdown_timeout, Duration::ZERO, HOUR),
+            ("server.keep_alive".to_owned(), self.server.keep_alive, 100 * MILLISECOND, HOUR),
             (
                 "server.limits.request_timeout".to_owned(),
                 self.server.limits.request_timeout,
@@ -50,7 +51,12 @@ impl Config {
             ("server.limits.max_header_bytes", limits.max_header_bytes, 512, 131_072),
             ("server.limits.max_body_bytes", limits.max_body_bytes, 128, 1 << 20),
             ("server.limits.max_connections", limits.max_connections, 1, 1_000_000),
-            ("server.limits.max_connections_per_address", limits.max_connections_per_address, 1, 1_000_000),
+            (
+                "server.limits.max_connections_per_address",
+                limits.max_connections_per_address.unwrap_or(1),
+                1,
+                1_000_000,
+            ),
             ("server.limits.max_requests_in_flight", limits.max_requests_in_flight, 1, 1_000_000),
             ("delivery.concurrency", self.delivery.concurrency, 1, 10_000),
             ("delivery.concurrency_per_marketplace", self.delivery.concurrency_per_marketplace, 1, 10_000),

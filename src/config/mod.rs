@@ -287,3 +287,12 @@ where
         }
     }
 }
+
+/// As [`from_text`], for a key that may be left out.
+fn some_from_text<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de> + std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    from_text(deserializer).map(Some)
+}

@@ -70,6 +70,16 @@ impl Process {
         }
     }
 
+    /// Its id in the system.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it logs a line that holds `text`.
+    pub fn until_said(&self, text: &str) {
+        while !self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("never says {text:?}")).contains(text) {}
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
