@@ -1,6 +1,7 @@
 //! What callers of the private listener send: query parameters and JSON bodies, read strictly, so that a slip of the pen
 //! is an error with its remedy and not another question than the one that was meant.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -78,7 +79,7 @@ pub(super) fn unfit(name: &str, text: &str, wanted: &dyn Display) -> Problem {
 /// A part of a query as forms encode it.
 fn decode(text: &str) -> Option<String> {
     let spaced = text.replace('+', " ");
-    percent_decode(spaced.as_bytes()).decode_utf8().ok().map(|text| text.into_owned())
+    percent_decode(spaced.as_bytes()).decode_utf8().ok().map(Cow::into_owned)
 }
 
 /// A moment whose offset's plus sign was not encoded, so that a query shows a space there: no other space can stand before

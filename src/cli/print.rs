@@ -29,8 +29,9 @@ impl Table {
         Self(cells)
     }
 
-    pub(super) fn row<const COLUMNS: usize>(&mut self, cells: [impl AsRef<str>; COLUMNS]) {
-        self.0.add_row(cells.each_ref().map(|cell| printable::line(cell.as_ref()).into_owned()));
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+        let cells = cells.into_iter().map(|cell| printable::line(cell.as_ref()).into_owned());
+        self.0.add_row(cells.collect::<Vec<_>>());
     }
 
     pub(super) fn print(&self) -> Result<(), Failure> {
