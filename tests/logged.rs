@@ -159,7 +159,8 @@ async fn a_day(level: &str, format: &str) -> (String, Vec<(String, Vec<u8>)>) {
 
 /// The signing keys that are kept: as bytes, and as the text that stands for them.
 async fn signing_keys(data: &Path) -> Vec<(String, Vec<u8>)> {
-    let store: Arc<dyn EventStore> = Arc::new(RecoveringStore::open(data, false, Arc::new(SystemClock)).expect("opens"));
+    let store: Arc<dyn EventStore> =
+        Arc::new(RecoveringStore::open(data, false, Arc::new(SystemClock)).expect("opens"));
     let kept = store.secret("issuer.keys", Vec::new().into()).await.expect("kept");
     let keys: Value = serde_json::from_slice(secrecy::ExposeSecret::expose_secret(&kept)).expect("JSON");
     let keys = keys.as_array().unwrap_or_else(|| keys["keys"].as_array().expect("keys")).clone();
