@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::ServiceConfig;
-use actix_web::{App as ActixApp, HttpServer};
 use async_trait::async_trait;
 use secrecy::SecretSlice;
 use thiserror::Error;
@@ -18,7 +17,9 @@ use crate::authenticate::{Authenticator, Nonce, SetUpError, Vault, VaultError};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
+use crate::event::MAX_BODY_BYTES;
 use crate::handler::{Accept, EventHandler};
+use crate::http::{self, ConnectionLimits, ConnectionTimes, Listener};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
 use crate::shutdown::{Released, hold};
@@ -27,12 +28,18 @@ use crate::store::recovering::RecoveringStore;
 use crate::store::sled::OpenError;
 use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
 
-/// How long a client may take to send a request's head, where no limit is configured.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the servers' threads may take to end once the servers have stopped.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
-/// How long an idle connection is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How many connections a private listener takes: operators, products and probes, all of them known.
+const PRIVATE_CONNECTIONS: usize = 128;
+/// The files of everything but connections and calls: the store, the threads of the servers, the log.
+const OTHER_FILES: usize = 192;
+/// The calls that authentication makes at once.
+const AUTHENTICATION_CALLS: usize = 80;
+/// What share of all connections one network may hold.
+const SHARES: usize = 16;
+/// What a head has beside its URL and its headers' names and values: method, version, colons, line ends.
+const HEAD_SLACK: usize = 1024;
 
 /// Why Doorbell does not start.
 #[derive(Debug, Error)]
@@ -133,12 +140,13 @@ impl App {
             held,
         ));
 
-        let timeout = config.server.shutdown_timeout;
+        let listener = public_listener(config, &door, &clock, http::raise_open_file_limit());
         let at_door = Arc::clone(&door);
         let public = move |app: &mut ServiceConfig| at_door.routes(app);
-        let (public_server, public) = listen("server.listen", config.server.listen, timeout, Some(&door), public)?;
+        let (public_server, public) = listen("server.listen", config.server.listen, listener, public)?;
+        let listener = private_listener(config.server.keep_alive, Arc::clone(&clock), config.server.shutdown_timeout);
         let private = move |app: &mut ServiceConfig| office.routes(app);
-        let (admin_server, admin) = listen("admin.listen", config.admin.listen, timeout, None, private)?;
+        let (admin_server, admin) = listen("admin.listen", config.admin.listen, listener, private)?;
         let stop = CancellationToken::new();
         let servers = [public_server, admin_server].map(|server| (server.handle(), tokio::spawn(server))).into();
         Ok(Self {
@@ -303,34 +311,101 @@ pub fn warn_of_durability(config: &Config, durability: Durability) {
     }
 }
 
-/// Binds a listener and makes a server of `routes` on it, within the limits of the `door` if it has one. It serves
-/// once it is polled.
+/// How the public listener treats its connections, with as many files as the process may have open.
+fn public_listener(config: &Config, door: &Door, clock: &Arc<dyn Clock>, open_files: u64) -> Listener {
+    let limits = &config.server.limits;
+    let total = public_connections(limits.max_connections, config.delivery.concurrency, open_files);
+    if total < limits.max_connections {
+        tracing::warn!(
+            open_files,
+            connections = total,
+            configured = limits.max_connections,
+            "the process may not have as many files open as server.limits.max_connections asks for; raise the hard \
+             limit (LimitNOFILE=, ulimit -Hn), or lower the key"
+        );
+    }
+    Listener {
+        times: ConnectionTimes {
+            keep_alive: config.server.keep_alive,
+            request: limits.request_timeout,
+            answer: limits.request_timeout,
+            max_head_bytes: limits.max_url_bytes.saturating_add(limits.max_header_bytes).saturating_add(HEAD_SLACK),
+            max_body_bytes: limits.max_body_bytes,
+        },
+        connections: ConnectionLimits {
+            total,
+            of_network: limits.max_connections_per_address.unwrap_or(total / SHARES).max(1),
+            surplus: surplus(total),
+            exempt: config.server.trusted_proxies.clone(),
+        },
+        refusals: door.refusals(),
+        clock: Arc::clone(clock),
+        shutdown_timeout: config.server.shutdown_timeout,
+    }
+}
+
+/// How many connections the public listener may have, so that files are left for all else.
+fn public_connections(configured: usize, calls: usize, open_files: u64) -> usize {
+    let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
+    let reserve = OTHER_FILES + AUTHENTICATION_CALLS + PRIVATE_CONNECTIONS + 2 * surplus(PRIVATE_CONNECTIONS);
+    let sockets = open_files.saturating_sub(reserve.saturating_add(calls)).max(open_files / 4);
+    // Twice the surplus, an eighth each, is open beside them at the worst.
+    configured.min(sockets / 5 * 4).max(1)
+}
+
+/// How many connections beyond `total` are there to be told so.
+fn surplus(total: usize) -> usize {
+    (total / 8).clamp(1, 512)
+}
+
+/// How a listener treats its connections that only known callers reach.
+pub(crate) fn private_listener(keep_alive: Duration, clock: Arc<dyn Clock>, shutdown_timeout: Duration) -> Listener {
+    Listener {
+        times: ConnectionTimes {
+            keep_alive,
+            request: Duration::from_secs(10),
+            answer: Duration::from_mins(1),
+            max_head_bytes: 24 * 1024 + HEAD_SLACK,
+            max_body_bytes: MAX_BODY_BYTES,
+        },
+        connections: ConnectionLimits {
+            total: PRIVATE_CONNECTIONS,
+            of_network: PRIVATE_CONNECTIONS,
+            surplus: surplus(PRIVATE_CONNECTIONS),
+            exempt: Vec::new(),
+        },
+        refusals: Arc::default(),
+        clock,
+        shutdown_timeout,
+    }
+}
+
+/// Binds a listener and makes a server of `routes` on it. It serves once it is polled.
 pub(crate) fn listen(
     key: &'static str,
     address: SocketAddr,
-    shutdown_timeout: Duration,
-    door: Option<&Arc<Door>>,
+    listener: Listener,
     routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
-) -> Result<(actix_web::dev::Server, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { key, address, source };
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
-    let limits = door.map(|door| door.limits());
-    let mut server = HttpServer::new(move || ActixApp::new().configure(routes.clone()))
-        .workers(workers)
-        .client_request_timeout(limits.map_or(REQUEST_TIMEOUT, |limits| limits.request_timeout))
-        .keep_alive(KEEP_ALIVE)
-        // A caller that hung up is not given a result: it is reported instead.
-        .h1_allow_half_closed(false)
-        .shutdown_timeout(shutdown_timeout.as_secs().max(1))
-        .disable_signals();
-    if let Some(limits) = limits {
-        // Those beyond the limit are told so, and how many are told is limited in turn: the rest is not accepted.
-        server = server.max_connections(limits.max_connections.saturating_mul(2).div_ceil(workers));
+) -> Result<(Server, SocketAddr), StartError> {
+    http::listen(address, listener, routes).map_err(|source| StartError::Listen { key, address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_store_the_calls_and_the_private_listener() {
+        let with_64_calls = |open_files| public_connections(4096, 64, open_files);
+        assert_eq!(with_64_calls(u64::MAX), 4096);
+        assert_eq!(with_64_calls(1 << 20), 4096);
+        for open_files in [64, 256, 1024, 4096] {
+            let total = with_64_calls(open_files);
+            let at_worst = u64::try_from(total + 2 * surplus(total)).expect("few");
+            assert!(total >= 1 && at_worst <= open_files / 4 * 4, "{total} of {open_files}");
+        }
+        assert!((300..1024).contains(&with_64_calls(1024)), "{}", with_64_calls(1024));
+        assert!((2500..4096).contains(&with_64_calls(4096)), "{}", with_64_calls(4096));
+        assert_eq!(public_connections(10, 64, 1024), 10, "never more than is configured");
     }
-    if let Some(door) = door {
-        server = server.on_connect(door.on_connect());
-    }
-    let server = server.bind(address).map_err(failed)?;
-    let bound = server.addrs().first().copied().unwrap_or(address);
-    Ok((server.run(), bound))
 }

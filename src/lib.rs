@@ -14,6 +14,9 @@
 //! A vendor's own binary implements [`EventHandler`] and hands it to [`run`]; it keeps the whole command line
 //! and configuration. See `examples/custom_handler.rs`.
 
+// Whatever is printed goes through `cli::print`, which makes it fit for a terminal.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod event;
 
 pub mod receive;
@@ -39,6 +42,8 @@ pub mod config;
 
 mod cli;
 mod egress;
+mod printable;
+mod http;
 mod shutdown;
 mod telemetry;
 

@@ -113,6 +113,80 @@ fn a_mistake_in_the_configuration_exits_with_78_and_names_key_and_remedy() {
 }
 
 #[test]
+fn a_value_that_makes_no_sense_exits_with_78_and_names_file_key_and_what_to_write() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorbell.toml");
+    let file = path.to_str().expect("text");
+    let good = configuration("http://127.0.0.1:1", "memory:");
+    let off_loopback = |token: &str| {
+        good.replacen(
+            "[admin]\n        listen = \"127.0.0.1:0\"",
+            &format!("[admin]\nlisten = \"0.0.0.0:0\"\ntoken = {token:?}"),
+            1,
+        )
+    };
+    let empty = directory.path().join("empty.pem");
+    std::fs::write(&empty, "").expect("written");
+    for (text, named) in [
+        (
+            good.replace("[store]", "[store]\nkeep = \"0s\""),
+            "store.keep is 0s, which makes no sense; write a duration from",
+        ),
+        (off_loopback(""), "admin.token is empty; write a token of your own"),
+        (off_loopback(" "), "admin.token is empty; write a token of your own"),
+        (off_loopback("change-me"), "admin.token is a placeholder everybody knows"),
+        (good.replace("[\"10ms\"]", "[\"0s\"]"), "delivery.retry[0] is 0s, which makes no sense"),
+        (good.replace("\"json\"", "\"json\"\nlevel = \"loud\""), "log.level holds \"loud\", which is not a level"),
+        (
+            good.replace("[log]", "[egress]\nca_file = \"/nowhere.pem\"\n[log]"),
+            "egress.ca_file names /nowhere.pem, which cannot be used",
+        ),
+        (
+            good.replace("[log]", &format!("[egress]\nca_file = {empty:?}\n[log]")),
+            "it holds no certificate; write the path",
+        ),
+        (good.replace("[log]", "[egress]\nproxy = \"\"\n[log]"), "egress.proxy is no proxy's address; write it like"),
+    ] {
+        std::fs::write(&path, text).expect("written");
+        for command in ["check", "health"] {
+            let output = run(&[command, "--config", file], &[]);
+            let message = said(&output);
+            assert_eq!(output.status.code(), Some(78), "{command}: {message}");
+            assert!(message.contains(&format!("{file}: ")) && message.contains(named), "{named}: {message}");
+        }
+    }
+    for (variable, value, named) in [
+        ("DOORBELL__ADMIN__TOKEN", "", "environment variable DOORBELL__ADMIN__TOKEN: admin.token is empty"),
+        ("DOORBELL__STORE__KEEP", "0s", "environment variable DOORBELL__STORE__KEEP: store.keep is 0s"),
+        (
+            "DOORBELL__EGRESS__PROXY",
+            "::",
+            "environment variable DOORBELL__EGRESS__PROXY: egress.proxy is no proxy's address",
+        ),
+        ("DOORBELL_CONFIG", "", "\"\": cannot be read: a file has a name; name a readable file"),
+    ] {
+        let output = run(&["check"], &[(variable, value)]);
+        assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+        assert!(said(&output).contains(named), "{named}: {}", said(&output));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_not_taken_for_one_that_is_not_set() {
+    use std::os::unix::ffi::OsStrExt;
+    let output = Command::new(doorbell())
+        .arg("check")
+        .env("DOORBELL__ADMIN__TOKEN", std::ffi::OsStr::from_bytes(b"s3cret\xff"))
+        .env("DOORBELL__STORE__URL", "memory:")
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+    let named = "environment variable DOORBELL__ADMIN__TOKEN: admin.token is not UTF-8; write it as UTF-8";
+    assert!(said(&output).contains(named) && !said(&output).contains("s3cret"), "{}", said(&output));
+}
+
+#[test]
 fn a_configuration_mistake_is_found_before_any_port_is_bound_or_directory_made() {
     let directory = tempfile::tempdir().expect("a directory");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and a table of cases is as long as there are cases"
 )]
 
+mod admin;
 mod answers;
 mod architecture;
 mod attacks;
@@ -21,6 +22,7 @@ mod bad_marketplace;
 mod bodies;
 mod calls;
 mod command_line;
+mod connections;
 mod copies;
 mod crash;
 mod delivery;
@@ -33,10 +35,12 @@ mod json_documents;
 mod limits;
 mod odd_bodies;
 
+mod logged;
 mod peers;
 mod power;
 mod receive;
 mod storm;
 mod support;
+mod terminal;
 mod tokens;
 mod unlucky_days;

@@ -200,7 +200,7 @@ async fn a_clock_that_was_set_back_between_two_processes_makes_no_event_wait_lon
 #[tokio::test]
 async fn a_call_that_takes_hours_is_not_made_again_meanwhile() {
     let scene =
-        Scene::start("retry = [\"1s\"]\n[egress]\ntotal_timeout = \"10h\"\nread_timeout = \"10h\"", Accept).await;
+        Scene::start("retry = [\"1s\"]\n[egress]\ntotal_timeout = \"1h\"\nread_timeout = \"1h\"", Accept).await;
     let gate = Arc::new(Semaphore::new(0));
     scene.marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
     scene.receiver.notify("/create", &scene.marketplace.order("1")).await;

@@ -1,12 +1,15 @@
-use actix_web::{HttpResponse, web};
+use std::num::NonZeroUsize;
+
+use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::{IgnoredAny, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::problem::Problem;
-use super::{Office, Operator};
-use crate::clock::Timestamp;
+use super::request::{self, Parameters, unfit};
+use super::{Office, Operator, act, json, read};
 use crate::event::{ErrorCode, EventId, EventRecord, EventResult, EventType, Flag, State};
 use crate::store::{Amendment, Filter, Sequence};
 
@@ -15,11 +18,11 @@ const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
-    app.service(web::resource("/api/v1/events").route(web::get().to(list)))
-        .service(web::resource("/api/v1/export").route(web::get().to(export)))
-        .service(web::resource("/api/v1/events/{id}").route(web::get().to(show)))
-        .service(web::resource("/api/v1/events/{id}/retry").route(web::post().to(retry)))
-        .service(web::resource("/api/v1/events/{id}/result").route(web::post().to(resolve)));
+    app.service(read("/api/v1/events", list))
+        .service(read("/api/v1/export", export))
+        .service(read("/api/v1/events/{id}", show))
+        .service(act("/api/v1/events/{id}/retry", retry))
+        .service(act("/api/v1/events/{id}/result", resolve));
 }
 
 /// An event as the API shows it.
@@ -66,34 +69,43 @@ impl From<EventRecord> for Summary {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Query {
-    state: Option<State>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    account: Option<String>,
-    integration: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-    limit: Option<usize>,
-    cursor: Option<Sequence>,
+async fn list(_: Operator, office: web::Data<Office>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let names = &["state", "type", "account", "integration", "from", "to", "limit", "cursor"];
+    let query = Parameters::read(&request, names)?;
+    let filter = Filter {
+        state: query.text("state").map(|text| state(&text)).transpose()?,
+        kind: query.text("type"),
+        account: query.text("account"),
+        integration: query.text("integration"),
+        from: query.moment("from")?,
+        to: query.moment("to")?,
+    };
+    if filter.from.zip(filter.to).is_some_and(|(from, to)| from > to) {
+        return Err(Problem::bad_request("from is later than to, so no event lies between them; swap the two"));
+    }
+    let wanted = format!("a number from 1 on; no more than {MAX_LIMIT} are given at a time");
+    let limit = query.parsed("limit", wanted)?.map_or(DEFAULT_LIMIT, NonZeroUsize::get);
+    let cursor = match query.text("cursor") {
+        Some(text) => Some(cursor(&office, &text).await?),
+        None => None,
+    };
+    let page = office.store.list(&filter, cursor, limit.min(MAX_LIMIT)).await?;
+    let events: Vec<Summary> = page.events.into_iter().map(Summary::from).collect();
+    let next = page.next.map(|next| next.to_string());
+    json(HttpResponse::Ok(), &json!({ "events": events, "next": next }))
 }
 
-async fn list(_: Operator, office: web::Data<Office>, query: web::Query<Query>) -> Result<HttpResponse, Problem> {
-    let query = query.into_inner();
-    let filter = Filter {
-        state: query.state,
-        kind: query.kind,
-        account: query.account,
-        integration: query.integration,
-        from: moment("from", query.from)?,
-        to: moment("to", query.to)?,
-    };
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-    let page = office.store.list(&filter, query.cursor, limit).await?;
-    let events: Vec<Summary> = page.events.into_iter().map(Summary::from).collect();
-    Ok(HttpResponse::Ok().json(json!({ "events": events, "next": page.next.map(|next| next.to_string()) })))
+fn state(text: &str) -> Result<State, Problem> {
+    let known = IntoDeserializer::<serde::de::value::Error>::into_deserializer(text);
+    State::deserialize(known).map_err(|_| unfit("state", text, &"received, fetched, handled, done, deferred or dead"))
+}
+
+/// A place that a list may have named: there is an event there or after it, since the newest event is never removed.
+async fn cursor(office: &Office, text: &str) -> Result<Sequence, Problem> {
+    let unfit = || unfit("cursor", text, &"the next of any list here; leave it out to begin with the newest event");
+    let place = text.parse().ok().filter(|place| *place > 0).ok_or_else(unfit)?;
+    let after = office.store.export(place, 1).await?;
+    if after.events.is_empty() && after.unreadable.is_empty() { Err(unfit()) } else { Ok(place) }
 }
 
 async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
@@ -107,7 +119,7 @@ async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> 
     shown["charset"] = json!(charset);
     let (body, encoding) = body.unzip();
     (shown["body"], shown["bodyEncoding"]) = (json!(body), json!(encoding));
-    Ok(HttpResponse::Ok().json(shown))
+    json(HttpResponse::Ok(), &shown)
 }
 
 /// A body as received: as text where it is UTF-8, and otherwise in Base64; and which of the two.
@@ -118,20 +130,10 @@ fn shown_body(bytes: Vec<u8>) -> (String, &'static str) {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExportQuery {
-    #[serde(default)]
-    from: Sequence,
-}
-
 /// `GET /api/v1/export?from=`: some events as they are kept, oldest first, and where the next ones begin.
-async fn export(
-    _: Operator,
-    office: web::Data<Office>,
-    query: web::Query<ExportQuery>,
-) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(office.store.export(query.from, MAX_LIMIT).await?))
+async fn export(_: Operator, office: web::Data<Office>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let from = Parameters::read(&request, &["from"])?.parsed("from", "the next of any export, a number")?;
+    json(HttpResponse::Ok(), &office.store.export(from.unwrap_or(0), MAX_LIMIT).await?)
 }
 
 /// One line of an event's timeline.
@@ -156,13 +158,25 @@ async fn retry(_: Operator, office: web::Data<Office>, id: web::Path<String>) ->
     amend(&office, &id, Amendment::Rerun).await
 }
 
+/// The fields of a result, and no others: one that is misspelt would be lost on the way to the marketplace.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+struct ResultFields {
+    success: IgnoredAny,
+    error_code: IgnoredAny,
+    message: IgnoredAny,
+    account_identifier: IgnoredAny,
+    user_identifier: IgnoredAny,
+}
+
 async fn resolve(
     _: Operator,
     office: web::Data<Office>,
     id: web::Path<String>,
-    result: web::Json<EventResult>,
+    request: HttpRequest,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let result = result.into_inner();
+    let result: EventResult = request::json::<ResultFields, _>(&*office.clock, &request, payload).await?;
     let id = parse_id(&id)?;
     let result = match (result.success, &result.error_code) {
         (false, None) => EventResult { error_code: Some(ErrorCode::UnknownError), ..result },
@@ -174,7 +188,7 @@ async fn resolve(
 async fn amend(office: &Office, id: &str, amendment: Amendment) -> Result<HttpResponse, Problem> {
     let event = office.store.amend(parse_id(id)?, amendment, office.clock.read()).await?;
     tracing::info!(event.id = %event.id, state = %event.state, "changed by an operator");
-    Ok(HttpResponse::Accepted().json(Summary::from(event)))
+    json(HttpResponse::Accepted(), &Summary::from(event))
 }
 
 fn parse_id(id: &str) -> Result<EventId, Problem> {
@@ -183,12 +197,4 @@ fn parse_id(id: &str) -> Result<EventId, Problem> {
 
 fn unknown_event() -> Problem {
     Problem::not_found("there is no event with this id")
-}
-
-fn moment(name: &str, text: Option<String>) -> Result<Option<Timestamp>, Problem> {
-    let Some(text) = text else { return Ok(None) };
-    let moment: jiff::Timestamp = text
-        .parse()
-        .map_err(|error| Problem::bad_request(&format!("{name}={text} is not a moment in RFC 3339 ({error})")))?;
-    Ok(Some(Timestamp::from_millis(moment.as_millisecond())))
 }

@@ -3,19 +3,25 @@
 mod events;
 mod keys;
 mod problem;
+mod request;
 
+use std::future::{Ready, ready};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
-use std::future::{Ready, ready};
-use std::net::IpAddr;
+use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, ContentType, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use actix_web::middleware::{DefaultHeaders, NormalizePath};
+use actix_web::{
+    FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder, guard, web,
+};
+use serde::Serialize;
 use subtle::ConstantTimeEq;
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::printable;
 use crate::shutdown::Held;
 use crate::store::EventStore;
 use problem::Problem;
@@ -45,23 +51,61 @@ impl Office {
 
     /// Adds the private routes to a server.
     pub fn routes(self: &Arc<Self>, app: &mut web::ServiceConfig) {
-        app.app_data(web::Data::from(Arc::clone(self)))
-            .app_data(web::JsonConfig::default().error_handler(|error, _| Problem::bad_request(&error).into()))
-            .app_data(web::QueryConfig::default().error_handler(|error, _| Problem::bad_request(&error).into()))
+        // Answers hold events and persons: no cache on the way keeps them, no browser takes them for a page.
+        let headers = DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"));
+        let everything = web::scope("")
+            .app_data(web::Data::from(Arc::clone(self)))
+            .app_data(web::PathConfig::default().error_handler(|_, _| no_such_route().into()))
+            .wrap(headers)
+            // One trailing slash, and doubled ones, change nothing.
+            .wrap(NormalizePath::trim())
             .configure(events::routes)
             .configure(keys::routes)
-            .service(web::resource("/health/live").route(web::get().to(crate::receive::live)))
-            .service(web::resource("/health/ready").route(web::get().to(is_ready)))
-            .default_service(web::to(no_such_route));
+            .service(read("/health/live", crate::receive::live))
+            .service(read("/health/ready", is_ready))
+            .default_service(web::to(|| ready(Err::<HttpResponse, _>(no_such_route()))));
+        app.service(everything);
     }
+}
+
+/// A route that is read, and asked for its head alone.
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let reads = guard::Any(guard::Get()).or(guard::Head());
+    only("GET, HEAD", web::resource(path).route(web::route().guard(reads).to(handler)))
+}
+
+/// A route that does something.
+fn act<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    only("POST", web::resource(path).route(web::post().to(handler)))
+}
+
+fn only(allowed: &'static str, resource: Resource) -> Resource {
+    let refuse = move |method| ready(Err::<HttpResponse, _>(Problem::method_not_allowed(&method, allowed)));
+    resource.default_service(web::to(refuse))
+}
+
+/// A value as JSON that may be printed as it comes.
+fn json(mut response: HttpResponseBuilder, value: &impl Serialize) -> Result<HttpResponse, Problem> {
+    let document = serde_json::to_string(value).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(response.content_type(ContentType::json()).body(printable::json(&document).into_owned()))
 }
 
 async fn is_ready(office: web::Data<Office>) -> HttpResponse {
     crate::receive::ready(&office.store).await
 }
 
-async fn no_such_route() -> Result<HttpResponse, Problem> {
-    Err(Problem::not_found("there is no such route here"))
+fn no_such_route() -> Problem {
+    Problem::not_found("there is no such route here")
 }
 
 /// Proof that the caller may use the private listener: a handler that takes one cannot be reached without.
@@ -76,7 +120,7 @@ impl FromRequest for Operator {
             return ready(Err(Problem::unauthorized()));
         };
         let given = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-        let given = given.and_then(|header| header.strip_prefix("Bearer "));
+        let given = given.and_then(bearer_token);
         ready(match (&office.token, given) {
             (None, _) if is_from_here(request) => Ok(Self),
             (None, _) => Err(Problem::forbidden()),
@@ -84,6 +128,12 @@ impl FromRequest for Operator {
             (Some(_), _) => Err(Problem::unauthorized()),
         })
     }
+}
+
+/// The token of an `Authorization` header, whose scheme may be written in any case (RFC 9110 §11.1).
+fn bearer_token(header: &str) -> Option<&str> {
+    let (scheme, token) = header.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start())
 }
 
 /// Whether a request without a token was meant for this listener. A page in the operator's browser can have requests

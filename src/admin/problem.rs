@@ -1,11 +1,13 @@
 use std::fmt;
+use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::WWW_AUTHENTICATE;
+use actix_web::http::header::{ALLOW, WWW_AUTHENTICATE};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::authenticate::KeyringError;
+use crate::printable;
 use crate::store::StoreError;
 
 /// What the private listener says when it does not do what it was asked: RFC 9457.
@@ -13,26 +15,54 @@ use crate::store::StoreError;
 pub(super) struct Problem {
     status: StatusCode,
     detail: String,
+    /// What the route answers, where it was asked for something else.
+    allowed: Option<&'static str>,
 }
 
 impl Problem {
-    pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, detail: detail.into() }
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), allowed: None }
     }
 
-    pub(super) fn bad_request(error: &dyn fmt::Display) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, detail: error.to_string() }
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub(super) fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
+        let detail = format!("{method} does nothing here; this route answers {allowed}");
+        Self { allowed: Some(allowed), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+    }
+
+    pub(super) fn too_slow(patience: Duration) -> Self {
+        let detail = format!("the body was not there within {} s; send it at once", patience.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, detail)
+    }
+
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    pub(super) fn unsupported(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    }
+
+    pub(super) fn internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
     pub(super) fn forbidden() -> Self {
         let detail = "this request comes from a page of another origin, or was sent to a name that is not this \
                       listener's; call it by its address, or set admin.token and send it";
-        Self { status: StatusCode::FORBIDDEN, detail: detail.to_owned() }
+        Self::new(StatusCode::FORBIDDEN, detail)
     }
 
     pub(super) fn unauthorized() -> Self {
         let detail = "this listener asks for admin.token; send Authorization: Bearer <token>";
-        Self { status: StatusCode::UNAUTHORIZED, detail: detail.to_owned() }
+        Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 }
 
@@ -43,7 +73,7 @@ impl From<KeyringError> for Problem {
             KeyringError::Vault(_) => StatusCode::SERVICE_UNAVAILABLE,
             KeyringError::Damaged | KeyringError::Randomness(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, detail: error.to_string() }
+        Self::new(status, error.to_string())
     }
 }
 
@@ -56,7 +86,7 @@ impl From<StoreError> for Problem {
             StoreError::Unfit(_) => StatusCode::BAD_REQUEST,
             StoreError::TooLong(_) | StoreError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, detail: error.to_string() }
+        Self::new(status, error.to_string())
     }
 }
 
@@ -76,12 +106,15 @@ impl ResponseError for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
+        if let Some(allowed) = self.allowed {
+            response.insert_header((ALLOW, allowed));
+        }
         let body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        response.content_type("application/problem+json").body(body.to_string())
+        response.content_type("application/problem+json").body(printable::json(&body.to_string()).into_owned())
     }
 }

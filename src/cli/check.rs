@@ -1,11 +1,10 @@
 use std::sync::Arc;
 
 use clap::Args;
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
 use super::health::is_ready;
+use super::print::{self, Table};
 use super::{Failure, Output, Source, local_url};
 use crate::app::{authenticator, integrations, open_store};
 use crate::clock::{Clock, SystemClock};
@@ -49,19 +48,14 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     match arguments.output {
         Output::Table => {
-            let mut table = Table::new();
-            table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_header(["check", "", "detail"]);
+            let mut table = Table::with_header(["check", "", "detail"]);
             for finding in &findings {
-                table.add_row([
-                    finding.check.as_str(),
-                    if finding.ok { "ok" } else { "FAILED" },
-                    finding.detail.as_str(),
-                ]);
+                let verdict = if finding.ok { "ok" } else { "FAILED" };
+                table.row([finding.check.as_str(), verdict, finding.detail.as_str()]);
             }
-            println!("{table}");
+            table.print()?;
         }
-        Output::Json => println!("{}", serde_json::to_string_pretty(&findings).map_err(Failure::because)?),
+        Output::Json => print::json(&findings)?,
     }
     if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Failure::Said) }
 }

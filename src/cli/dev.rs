@@ -1,10 +1,9 @@
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, print};
 use crate::app::{App, configured_handler};
 use crate::clock::SystemClock;
 use crate::config::{Config, StoreUrl};
@@ -54,10 +53,8 @@ ring by hand, as a marketplace would:
 "
         )
     });
-    let mut out = std::io::stdout().lock();
     // A closed standard output is no reason to stop serving.
-    let _ = write!(
-        out,
+    let _ = print::lines(format!(
         "doorbell dev: a receiver and a marketplace to ring it
 
   receiver     {receiver}
@@ -74,13 +71,10 @@ see what came of it:
   curl {market}/simulate/events
   curl http://{admin}/api/v1/events
 {by_hand}
-Ctrl-C stops.
-",
+Ctrl-C stops.",
         admin = app.admin,
         data = directory.display(),
-    )
-    .and_then(|()| out.flush());
-    drop(out);
+    ));
 
     stop.cancelled().await;
     sandbox.stop().await;

@@ -3,12 +3,11 @@
 mod copy;
 
 use clap::{Args, Subcommand};
-use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
-use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 use url::form_urlencoded::Serializer;
 
 use super::office::Office;
+use super::print::{self, Table, cell};
 use super::{Failure, Output, Source};
 
 #[derive(Debug, Args)]
@@ -156,31 +155,23 @@ impl List {
         let query = query.append_pair("limit", &self.limit.to_string()).finish();
         let answer: Value = Office::of(&self.source.load()?)?.get(&format!("/api/v1/events?{query}")).await?;
         if self.output == Output::Json {
-            return print_json(&answer);
+            return print::json(&answer);
         }
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(["received", "event", "type", "account", "state", "failed", "last error"]);
+        let mut table = Table::with_header(["received", "event", "type", "account", "state", "failed", "last error"]);
         for event in answer["events"].as_array().into_iter().flatten() {
-            table.add_row(
-                ["receivedAt", "id", "type", "account", "state", "attempts", "lastError"]
-                    .map(|field| text(&event[field])),
-            );
+            let fields = ["receivedAt", "id", "type", "account", "state", "attempts", "lastError"];
+            table.row(fields.map(|field| cell(&event[field])));
         }
-        println!("{table}");
-        if let Some(next) = answer["next"].as_str() {
-            println!("there are more: --cursor {next}");
-        }
-        Ok(())
+        table.print()?;
+        answer["next"].as_str().map_or(Ok(()), |next| print::line(format!("there are more: --cursor {next}")))
     }
 }
 
 fn print_event(event: &Value, output: Output) -> Result<(), Failure> {
     if output == Output::Json {
-        return print_json(event);
+        return print::json(event);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let mut table = Table::plain();
     for field in [
         "id",
         "eventUrl",
@@ -196,35 +187,16 @@ fn print_event(event: &Value, output: Output) -> Result<(), Failure> {
         "lastError",
     ] {
         if !event[field].is_null() {
-            table.add_row([field.to_owned(), text(&event[field])]);
+            table.row([field, &cell(&event[field])]);
         }
     }
-    println!("{table}");
+    table.print()?;
     if let Some(steps) = event["timeline"].as_array() {
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(["at", "step", "note"]);
+        let mut table = Table::with_header(["at", "step", "note"]);
         for step in steps {
-            table.add_row(["at", "step", "note"].map(|field| text(&step[field])));
+            table.row(["at", "step", "note"].map(|field| cell(&step[field])));
         }
-        println!("{table}");
+        table.print()?;
     }
-    if let Some(body) = event["body"].as_str() {
-        println!("{body}");
-    }
-    Ok(())
-}
-
-fn print_json(value: &Value) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(Failure::because)?);
-    Ok(())
-}
-
-/// A value as a table shows it.
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+    event["body"].as_str().map_or(Ok(()), print::lines)
 }

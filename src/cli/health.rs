@@ -1,7 +1,7 @@
 use clap::Args;
 use http::Request;
 
-use super::{Failure, Source, local_url};
+use super::{Failure, Source, local_url, print};
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
@@ -20,7 +20,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(url) => url.clone(),
         None => format!("{}/health/ready", local_url(&arguments.source.load()?)),
     };
-    is_ready(&url).await.map(|()| println!("ready"))
+    is_ready(&url).await?;
+    print::line("ready")
 }
 
 /// Whether the receiver that answers at `url` is ready.

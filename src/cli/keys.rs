@@ -1,9 +1,8 @@
 use clap::{Args, Subcommand};
-use comfy_table::Table;
-use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::{Deserialize, Serialize};
 
 use super::office::Office;
+use super::print::{self, Table};
 use super::{Failure, Output, Source};
 
 #[derive(Debug, Args)]
@@ -64,16 +63,14 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(revoke) => office.post(&format!("/api/v1/keys/rotate?revoke={revoke}"), None).await?,
     };
     match list.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&keys).map_err(Failure::because)?),
+        Output::Json => print::json(&keys),
         Output::Table => {
-            let mut table = Table::new();
-            table.load_style(UTF8_FULL_CONDENSED).set_header(["key", "made", "verifies until"]);
+            let mut table = Table::with_header(["key", "made", "verifies until"]);
             for key in &keys.keys {
                 let until = key.verifies_until.as_deref().unwrap_or("it signs");
-                table.add_row([key.kid.as_str(), key.created_at.as_str(), until]);
+                table.row([key.kid.as_str(), key.created_at.as_str(), until]);
             }
-            println!("{table}");
+            table.print()
         }
     }
-    Ok(())
 }

@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod keys;
 mod office;
+mod print;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Origin};
+use crate::egress::{Egress, EgressError};
 use crate::handler::EventHandler;
 
 /// Exit code for a command that could not do what it was asked.
@@ -86,7 +88,26 @@ struct Source {
 
 impl Source {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(self.config.as_deref())?)
+        let config = Config::load(self.config.as_deref())?;
+        self.look_at_egress(&config)?;
+        Ok(config)
+    }
+
+    /// What `egress` names outside the configuration, certificates and a proxy, is looked at before anything begins.
+    fn look_at_egress(&self, config: &Config) -> Result<(), Failure> {
+        if config.egress.ca_file.is_none() && config.egress.proxy.is_none() {
+            return Ok(());
+        }
+        let Err(EgressError::Setting { key, problem }) = Egress::new(&config.egress, Vec::new(), 0) else {
+            return Ok(());
+        };
+        let variable = format!("DOORBELL__EGRESS__{}", key.to_ascii_uppercase());
+        let origin = match Config::file(self.config.as_deref()) {
+            _ if std::env::var_os(&variable).is_some() => Origin::Environment(variable),
+            Some(file) => Origin::File(file),
+            None => Origin::Defaults,
+        };
+        Err(ConfigError::Key { origin, key: format!("egress.{key}"), problem }.into())
     }
 }
 
@@ -140,7 +161,7 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("doorbell: no runtime: {error}");
+            print::remark(format_args!("no runtime: {error}"));
             return ExitCode::from(FAILED);
         }
     };
@@ -150,13 +171,11 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(error)) => {
-            for line in error.to_string().lines() {
-                eprintln!("doorbell: {line}");
-            }
+            print::remark(error);
             ExitCode::from(BAD_CONFIGURATION)
         }
         Err(Failure::Command(reason)) => {
-            eprintln!("doorbell: {reason}");
+            print::remark(reason);
             ExitCode::from(FAILED)
         }
         Err(Failure::Said) => ExitCode::from(FAILED),

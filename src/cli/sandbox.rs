@@ -1,4 +1,4 @@
-use super::Failure;
+use super::{Failure, print};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::sandbox::Sandbox;
@@ -11,12 +11,13 @@ pub(super) async fn run(config: &Config) -> Result<(), Failure> {
     sandbox.open(config, config.server.public_url.clone(), SystemClock).map_err(Failure::because)?;
     let expected = &config.integrations[0].marketplaces[0].base_url;
     let market = format!("http://{}", sandbox.address);
-    println!("doorbell sandbox: a marketplace at {market}, notifying {}", config.server.public_url);
+    // A closed standard output is no reason to stop serving.
+    let _ = print::line(format!("doorbell sandbox: a marketplace at {market}, notifying {}", config.server.public_url));
     if expected.as_str() != market {
-        eprintln!(
-            "doorbell: the receiver's integrations[0].marketplaces[0].base_url is {expected}, so it will refuse events of \
+        print::remark(format_args!(
+            "the receiver's integrations[0].marketplaces[0].base_url is {expected}, so it will refuse events of \
              {market}; make the two agree"
-        );
+        ));
     }
     stop.cancelled().await;
     sandbox.stop().await;

@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde::Deserialize;
 use url::form_urlencoded::byte_serialize;
 
-use super::{Failure, Source, local_url};
+use super::{Failure, Source, local_url, print};
 use crate::config::{Integration, Outbound};
 use crate::egress::Egress;
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
@@ -51,8 +51,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let token: TokenAnswer = serde_json::from_slice(answer.body()).map_err(|_| {
         Failure::Command(format!("no token from {base}: it answered {status}; does it run with this configuration?"))
     })?;
-    println!("{}", token.access_token);
-    Ok(())
+    print::line(token.access_token)
 }
 
 /// Says where to go for credentials of an integration that does not use our token endpoint.

@@ -1,10 +1,14 @@
 //! What no single key shows.
 
+use super::bounds::text_fault;
 use super::{Config, Integration, Outbound, Secret};
 use crate::event::BaseUrl;
 
-/// A placeholder secret of the built-in defaults: known to everybody.
-const PLACEHOLDER_SECRETS: [&str; 2] = ["change-me", "change-me-too"];
+/// Secrets of the built-in defaults, and what else stands where a secret is to be written: known to everybody.
+const PLACEHOLDER_SECRETS: [&str; 5] = ["change-me", "change-me-too", "changeme", "…", "..."];
+
+/// The longest name of an integration, in bytes: it is a part of many keys.
+const LONGEST_NAME: usize = 100;
 
 /// What is wrong with one key: where, what, and what to write.
 pub(super) struct Fault {
@@ -28,31 +32,41 @@ impl Config {
                 ),
             );
         }
-        for (key, limit) in [
-            ("server.limits.max_url_bytes", self.server.limits.max_url_bytes),
-            ("server.limits.max_header_bytes", self.server.limits.max_header_bytes),
-            ("server.limits.max_body_bytes", self.server.limits.max_body_bytes),
-            ("server.limits.max_connections", self.server.limits.max_connections),
-            ("server.limits.max_connections_per_address", self.server.limits.max_connections_per_address),
-            ("server.limits.max_requests_in_flight", self.server.limits.max_requests_in_flight),
-        ] {
-            if limit == 0 {
-                fault(key.into(), "is 0, so nothing would be taken; write at least 1".into());
+        let (public, private) = (self.server.listen, self.admin.listen);
+        let shares_an_address =
+            public.ip() == private.ip() || public.ip().is_unspecified() || private.ip().is_unspecified();
+        if public.port() == private.port() && public.port() != 0 && shares_an_address {
+            let problem = format!("{private} is server.listen {public} too; write another port, such as 8081");
+            fault("admin.listen".into(), problem);
+        }
+        if let Some(token) = &self.admin.token {
+            let token = token.expose();
+            if let Some(problem) = text_fault(token) {
+                fault("admin.token".into(), format!("{problem}; write a token of your own, or remove the key"));
+            } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let problem =
+                    "holds a character that no header can carry; write visible ASCII characters without spaces";
+                fault("admin.token".into(), problem.into());
+            } else if is_placeholder(token) && !private.ip().is_loopback() {
+                let problem = "is a placeholder everybody knows, and admin.listen is no loopback address; write a token of \
+                               your own";
+                fault("admin.token".into(), problem.into());
             }
         }
-        for (key, concurrency) in [
-            ("delivery.concurrency", self.delivery.concurrency),
-            ("delivery.concurrency_per_marketplace", self.delivery.concurrency_per_marketplace),
-        ] {
-            if concurrency == 0 {
-                fault(key.into(), "is 0, so no event would ever be worked; write at least 1".into());
-            }
+        for network in self.server.trusted_proxies.iter().filter(|network| network.prefix_len() == 0) {
+            let problem = format!(
+                "holds {network}, which is everybody: any caller could say whom it comes from; write your proxies' addresses"
+            );
+            fault("server.trusted_proxies".into(), problem);
         }
-        if self.delivery.retry.is_empty() {
-            fault("delivery.retry".into(), "is empty; write at least one duration, such as [\"5s\"]".into());
+        for (key, problem) in self.out_of_bounds() {
+            fault(key, problem);
         }
-        if let Err(error) = self.log.level.parse::<tracing_subscriber::EnvFilter>() {
-            fault("log.level".into(), format!("is not a level or filter ({error}); write \"info\""));
+        if let Some(problem) = level_fault(&self.log.level) {
+            fault(
+                "log.level".into(),
+                format!("{problem}; write \"info\", or a filter such as \"info,doorbell=debug\""),
+            );
         }
         if self.integrations.is_empty() {
             fault("integrations".into(), "is empty; write at least one [[integrations]] table".into());
@@ -83,7 +97,7 @@ impl Config {
             }
             if !self.server.public_url.is_loopback() {
                 for (field, secret) in integration.secrets() {
-                    if PLACEHOLDER_SECRETS.contains(&secret.expose()) {
+                    if is_placeholder(secret.expose()) {
                         fault(
                             format!("{at}.{field}"),
                             format!(
@@ -100,13 +114,36 @@ impl Config {
     }
 }
 
+fn is_placeholder(secret: &str) -> bool {
+    PLACEHOLDER_SECRETS.iter().any(|placeholder| secret.eq_ignore_ascii_case(placeholder))
+}
+
+/// What is wrong with a level or filter. A word that is no level would be taken for a library's name, and nothing be logged.
+fn level_fault(level: &str) -> Option<String> {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    let mut words = level.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+    if let Some(word) = words.find(|word| !is_level(word)) {
+        return Some(match word {
+            "" => "is empty".to_owned(),
+            word => format!("holds {word:?}, which is not a level (error, warn, info, debug, trace, off)"),
+        });
+    }
+    let parsed = level.parse::<tracing_subscriber::EnvFilter>();
+    parsed.err().map(|error| format!("is not a level or filter ({error})"))
+}
+
 impl Integration {
     fn faults(&self) -> Vec<(String, String)> {
         let mut faults = Vec::new();
         let mut fault = |field: String, problem: &str| faults.push((field, problem.to_owned()));
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.name.is_empty() || !self.name.chars().all(plain) {
-            fault("name".into(), "must be letters, digits, '-', '_' and '.' only; write something like \"my-product\"");
+        let is_a_name = self.name.starts_with(|c: char| c.is_ascii_alphanumeric()) && self.name.chars().all(plain);
+        if !is_a_name || self.name.len() > LONGEST_NAME {
+            fault(
+                "name".into(),
+                "must be up to 100 letters, digits, '-', '_' and '.', beginning with a letter or digit; write something \
+                 like \"my-product\"",
+            );
         }
         if self.outbound.iter().next().is_none() {
             fault("outbound".into(), "is empty; write at least one way in which the marketplace authenticates");
@@ -123,8 +160,9 @@ impl Integration {
             );
         }
         for (field, secret) in self.secrets() {
-            if secret.expose().is_empty() {
-                fault(field, "is empty; write the secret, or name a file that holds it in the same key with _file");
+            if let Some(problem) = text_fault(secret.expose()) {
+                let remedy = "write the secret, or name a file that holds it in the same key with _file";
+                fault(field, &format!("{problem}; {remedy}"));
             }
         }
         if self.marketplaces.is_empty() {
@@ -132,11 +170,17 @@ impl Integration {
         }
         for (index, marketplace) in self.marketplaces.iter().enumerate() {
             let at = format!("marketplaces[{index}]");
-            if marketplace.inbound.client_id.is_empty() {
-                fault(
-                    format!("{at}.inbound.client_id"),
-                    "is empty; write the id the marketplace generated for the inbound client",
-                );
+            for (key, text, remedy) in [
+                (
+                    "client_id",
+                    &marketplace.inbound.client_id,
+                    "the id the marketplace generated for the inbound client",
+                ),
+                ("scope", &marketplace.inbound.scope, "what the marketplace wants asked for, or remove the key"),
+            ] {
+                if let Some(problem) = text_fault(text) {
+                    fault(format!("{at}.inbound.{key}"), &format!("{problem}; write {remedy}"));
+                }
             }
             let clear = |url: &BaseUrl| !(url.is_https() || url.is_loopback() || marketplace.allow_http);
             if clear(&marketplace.base_url) {

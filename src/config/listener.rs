@@ -4,7 +4,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
-use super::{Secret, base_url, duration, from_text};
+use super::{Secret, base_url, duration, from_text, some_from_text};
 use crate::event::BaseUrl;
 
 /// The public listener.
@@ -16,6 +16,9 @@ pub struct Server {
     /// The same as the marketplace sees it; its path is the prefix of every public route.
     #[serde(deserialize_with = "base_url")]
     pub public_url: BaseUrl,
+    /// How long a connection is kept without a request.
+    #[serde(deserialize_with = "duration")]
+    pub keep_alive: Duration,
     /// How long work in hand may finish at a stop.
     #[serde(deserialize_with = "duration")]
     pub shutdown_timeout: Duration,
@@ -40,15 +43,15 @@ pub struct Limits {
     /// The largest body, in bytes. Only the token endpoint reads one.
     #[serde(deserialize_with = "from_text")]
     pub max_body_bytes: usize,
-    /// How long a client may take to send a request.
+    /// How long a client may take to send a request's head, and again its body, and to read the answer.
     #[serde(deserialize_with = "duration")]
     pub request_timeout: Duration,
     /// Connections that are open at once.
     #[serde(deserialize_with = "from_text")]
     pub max_connections: usize,
-    /// Of these, those of one address that is no trusted proxy.
-    #[serde(deserialize_with = "from_text")]
-    pub max_connections_per_address: usize,
+    /// Of these, those of one network (an IPv4 address, an IPv6 /64) that is no trusted proxy.
+    #[serde(default, deserialize_with = "some_from_text")]
+    pub max_connections_per_address: Option<usize>,
     /// Requests that are being answered at once.
     #[serde(deserialize_with = "from_text")]
     pub max_requests_in_flight: usize,

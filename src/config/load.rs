@@ -1,6 +1,7 @@
 //! From file and environment to a [`Config`], or to an error that says what to write.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -85,9 +86,12 @@ impl Config {
     /// # Errors
     /// Each names the file or variable, the key and what to write; none repeats a secret.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let variables = environment();
-        let named = file.map(Path::to_owned).or_else(|| variables.get(ENVIRONMENT_FILE).map(PathBuf::from));
-        let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+        let variables = environment()?;
+        let path = Self::file(file);
+        if path.as_deref() == Some(Path::new("")) {
+            let (path, reason) = (PathBuf::from("\"\""), "a file has a name".to_owned());
+            return Err(ConfigError::Unreadable { path, reason });
+        }
         let text = match &path {
             Some(path) => Some(
                 std::fs::read_to_string(path)
@@ -98,12 +102,19 @@ impl Config {
         Self::assemble(path.as_deref().zip(text.as_deref()), &variables)
     }
 
+    /// The file that [`Config::load`] reads, if there is one.
+    #[must_use]
+    pub fn file(named: Option<&Path>) -> Option<PathBuf> {
+        let named = named.map(Path::to_owned).or_else(|| std::env::var_os(ENVIRONMENT_FILE).map(PathBuf::from));
+        named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()))
+    }
+
     /// The built-in defaults, with what the environment's `DOORBELL__…` variables change: no file is read.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn for_development() -> Result<Self, ConfigError> {
-        Self::assemble(None, &environment())
+        Self::assemble(None, &environment()?)
     }
 
     /// The built-in defaults.
@@ -161,10 +172,19 @@ impl Config {
     }
 }
 
-fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+/// The variables that are meant for us. One that is no text would otherwise be as good as unset.
+fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
+    let ours = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let ours = ours.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX));
+    let text = |(name, value): (String, OsString)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(ConfigError::Key {
+            key: name.trim_start_matches(ENVIRONMENT_PREFIX).to_ascii_lowercase().replace("__", "."),
+            origin: Origin::Environment(name),
+            problem: "is not UTF-8; write it as UTF-8".to_owned(),
+        }),
+    };
+    ours.map(text).collect()
 }
 
 /// Where values came from, for errors.
@@ -288,8 +308,11 @@ fn read_secret_files(value: &mut Value, at: &str, sources: &Sources) -> Result<(
         Value::Table(table) => {
             for name in SECRETS {
                 let key = format!("{name}_file");
-                let Some(Value::String(path)) = table.remove(&key) else { continue };
+                let Some(path) = table.remove(&key) else { continue };
                 let full = format!("{at}.{key}").trim_start_matches('.').to_owned();
+                let Value::String(path) = path else {
+                    return Err(sources.key(full, "must be text; write the path of a file in double quotes".to_owned()));
+                };
                 // A default under the plain name gives way; one that was written does not.
                 let is_written = sources.file.is_some() || sources.environment.contains_key(&format!("{at}.{name}"));
                 if table.contains_key(name) && is_written && !is_default_section(at) {
@@ -297,11 +320,14 @@ fn read_secret_files(value: &mut Value, at: &str, sources: &Sources) -> Result<(
                 }
                 let secret = std::fs::read_to_string(&path).map_err(|error| {
                     sources.key(
-                        full,
+                        full.clone(),
                         format!("names {path:?}, which cannot be read: {error}; write the path of a readable file"),
                     )
                 })?;
                 let secret = secret.trim_end_matches(['\r', '\n']).to_owned();
+                if secret.trim().is_empty() {
+                    return Err(sources.key(full, format!("names {path:?}, which is empty; write the secret into it")));
+                }
                 table.insert(name.to_owned(), Value::String(secret));
             }
             for (key, inner) in table.iter_mut() {
@@ -334,7 +360,7 @@ mod tests {
     }
 
     fn message(file: &str, variables: &[(&str, &str)]) -> String {
-        with(file, variables).expect_err("a mistake").to_string()
+        with(file, variables).err().unwrap_or_else(|| panic!("{file} {variables:?} is no mistake")).to_string()
     }
 
     const INTEGRATION: &str = r#"
@@ -511,6 +537,147 @@ mod tests {
             ("[egress]\ntotal_timeout = 5", "egress.total_timeout"),
         ] {
             assert!(message(file, &[]).contains(expected), "{file} gives {}", message(file, &[]));
+        }
+    }
+
+    /// Every value of the built-in defaults, by the variable that sets it.
+    fn leaves(value: &Value, at: &str, found: &mut Vec<(String, Value)>) {
+        match value {
+            Value::Table(table) => {
+                for (key, inner) in table {
+                    leaves(inner, &format!("{at}__{}", key.to_ascii_uppercase()), found);
+                }
+            }
+            Value::Array(list) => {
+                for (index, inner) in list.iter().enumerate() {
+                    leaves(inner, &format!("{at}__{index}"), found);
+                }
+            }
+            leaf => found.push((at.to_owned(), leaf.clone())),
+        }
+    }
+
+    #[test]
+    fn every_duration_number_and_text_of_the_defaults_is_refused_where_it_makes_no_sense() {
+        // At a stop, or at the first failure, nothing need be waited for.
+        let may_be_zero = ["DOORBELL__SERVER__SHUTDOWN_TIMEOUT", "DOORBELL__DELIVERY__GIVE_UP_AFTER"];
+        let mut found = Vec::new();
+        leaves(&Value::Table(DEFAULTS.parse().expect("TOML")), "DOORBELL", &mut found);
+        assert!(found.len() > 30, "{found:?}");
+        for (variable, value) in found {
+            let senseless: &[&str] = match &value {
+                Value::Integer(_) => &["0", "-1", "1.5", "9223372036854775807", "18446744073709551615", "", "many"],
+                Value::String(text) if text.parse::<humantime::Duration>().is_ok() => {
+                    &["0s", "40000d", "", "-1s", "30"]
+                }
+                Value::Boolean(_) => &["", "yes", "2"],
+                _ => &["", " ", "\n", " x", "x\n"],
+            };
+            let senseless = senseless.iter().filter(|text| **text != "0s" || !may_be_zero.contains(&variable.as_str()));
+            for text in senseless {
+                let message = message("", &[(&variable, text)]);
+                assert!(
+                    message.contains(&format!("environment variable {variable}: ")),
+                    "{variable}={text:?}: {message}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_configured_is_refused_with_what_to_write() {
+        let off_loopback = |token: &str| format!("[admin]\nlisten = \"0.0.0.0:8081\"\ntoken = {token:?}");
+        let outbound_with = |line: &str| outbound(&format!("{JWT}{line}"));
+        for (file, expected) in [
+            (off_loopback(""), "admin.token is empty; write a token of your own, or remove the key"),
+            (off_loopback("  "), "admin.token is empty"),
+            (off_loopback("operator\n"), "admin.token holds a line end"),
+            (off_loopback("two words"), "admin.token holds a character that no header can carry"),
+            (off_loopback("schlüssel"), "admin.token holds a character that no header can carry"),
+            (off_loopback("Change-Me"), "admin.token is a placeholder everybody knows"),
+            (off_loopback("..."), "admin.token is a placeholder"),
+            ("[admin]\ntoken = \"\"".into(), "admin.token is empty"),
+            ("[admin]\nlisten = \"127.0.0.1:8080\"".into(), "admin.listen 127.0.0.1:8080 is server.listen"),
+            (
+                "[server]\nlisten = \"0.0.0.0:8081\"".into(),
+                "admin.listen 127.0.0.1:8081 is server.listen 0.0.0.0:8081 too",
+            ),
+            (
+                "[server]\ntrusted_proxies = [\"10.0.0.1\", \"::/0\"]".into(),
+                "server.trusted_proxies holds ::/0, which is",
+            ),
+            ("[store]\nkeep = \"0s\"".into(), "store.keep is 0s, which makes no sense; write a duration from \"1m\""),
+            ("[store]\nkeep = \"1ms\"".into(), "store.keep is 1ms, which makes no sense"),
+            ("[store]\nkeep = \"101years\"".into(), "store.keep \"101years\" is longer than a hundred years"),
+            ("[store]\nurl = \"sled: \"".into(), "store.url names no known store"),
+            ("[delivery]\nretry = [\"5s\", \"0s\"]".into(), "delivery.retry[1] is 0s, which makes no sense"),
+            ("[delivery]\nretry = []".into(), "delivery.retry is empty; write at least one"),
+            (
+                format!("[delivery]\nretry = [{}]", "\"1s\",".repeat(101)),
+                "delivery.retry has 101 entries; write at most 100",
+            ),
+            (
+                "[server.limits]\nmax_url_bytes = 10".into(),
+                "max_url_bytes is 10, which makes no sense; write a number from 256",
+            ),
+            ("[log]\nlevel = \"verbose\"".into(), "log.level holds \"verbose\", which is not a level"),
+            ("[log]\nlevel = \"inof,doorbell=debug\"".into(), "log.level holds \"inof\", which is not a level"),
+            ("[log]\nlevel = \"info,\"".into(), "log.level is empty"),
+            (INTEGRATION.replace("\"a\"", "\"..\""), "integrations[0].name must be up to 100 letters"),
+            (
+                INTEGRATION.replace("\"a\"", &format!("{:?}", "a".repeat(101))),
+                "integrations[0].name must be up to 100 letters",
+            ),
+            (format!("{INTEGRATION}scope = \" \""), "integrations[0].marketplaces[0].inbound.scope is empty"),
+            (INTEGRATION.replace("\"us\"", "\" us\""), "inbound.client_id begins or ends with a space"),
+            (INTEGRATION.replace("s3cret-1", "s3cret-1\\n"), "outbound.client_secret holds a line end"),
+            (INTEGRATION.replace("s3cret-2", "\\t"), "inbound.client_secret is empty; write the secret"),
+            (
+                INTEGRATION.replace("\"market\"", "\" \""),
+                "outbound.client_id is empty; write the id the marketplace was given",
+            ),
+            (
+                INTEGRATION.replace("[[integrations.marketplaces]]", "scope = \"\"\n[[integrations.marketplaces]]"),
+                "outbound.scope is empty",
+            ),
+            (
+                INTEGRATION
+                    .replace("[[integrations.marketplaces]]", "token_lifetime = \"0s\"\n[[integrations.marketplaces]]"),
+                "integrations[0].outbound.token_lifetime is 0s, which makes no sense",
+            ),
+            (
+                outbound_with("").replace("\"us\"", "\" \""),
+                "outbound.audience is empty; write what the tokens say there",
+            ),
+            (
+                outbound(INTROSPECTION).replace("client_id = \"us\"", "client_id = \"\""),
+                "introspection_client_id is empty",
+            ),
+            (
+                outbound(&format!("{INTROSPECTION}issuer = \"\"")),
+                "outbound.issuer is empty; write what the tokens say there, or",
+            ),
+        ] {
+            let message = message(&file, &[]);
+            assert!(message.contains(expected), "{file} gives {message}, which lacks {expected}");
+            assert!(message.starts_with("doorbell.toml: "), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_secret_file_without_a_secret_or_a_name_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("secret");
+        for (written, named, expected) in [
+            (" \n\n", format!("{path:?}"), "which is empty; write the secret into it"),
+            ("s3cret \n", format!("{path:?}"), "outbound.client_secret begins or ends with a space"),
+            ("s3cret", "5".to_owned(), "outbound.client_secret_file must be text"),
+        ] {
+            std::fs::write(&path, written).expect("written");
+            let file = INTEGRATION.replace("client_secret = \"s3cret-1\"", &format!("client_secret_file = {named}"));
+            let message = message(&file, &[]);
+            assert!(message.contains(expected), "{message}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What can be configured, checked before anything is opened or bound.
 
 mod answers;
+mod bounds;
 mod endpoint;
 mod faults;
 mod listener;
@@ -229,7 +230,7 @@ impl<'de> Deserialize<'de> for StoreUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         match text.split_once(':') {
-            Some(("sled", directory)) if !directory.is_empty() => Ok(Self::Sled(directory.into())),
+            Some(("sled", directory)) if bounds::text_fault(directory).is_none() => Ok(Self::Sled(directory.into())),
             Some(("memory", "")) => Ok(Self::Memory),
             // The text may hold a password, so it is not repeated.
             _ => Err(serde::de::Error::custom("names no known store; write \"sled:DIR\" or \"memory:\"")),
@@ -247,13 +248,19 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 }
 
 fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| parse_duration(text)).collect()
+    // An entry of its own, so that an error names its place in the list.
+    #[derive(Deserialize)]
+    struct Entry(#[serde(deserialize_with = "duration")] Duration);
+    Ok(Vec::<Entry>::deserialize(deserializer)?.into_iter().map(|Entry(duration)| duration).collect())
 }
 
 fn parse_duration<E: serde::de::Error>(text: &str) -> Result<Duration, E> {
-    humantime::parse_duration(text)
-        .map_err(|error| E::custom(format!("{text:?} is not a duration ({error}); write something like \"30s\"")))
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| E::custom(format!("{text:?} is not a duration ({error}); write something like \"30s\"")))?;
+    if duration > bounds::LONGEST {
+        return Err(E::custom(format!("{text:?} is longer than a hundred years; write something like \"400d\"")));
+    }
+    Ok(duration)
 }
 
 /// A value as TOML has it, or as the text an environment variable holds.
@@ -279,4 +286,13 @@ where
             Err(serde::de::Error::custom(format!("must be {wanted}")))
         }
     }
+}
+
+/// As [`from_text`], for a key that may be left out.
+fn some_from_text<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de> + std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    from_text(deserializer).map(Some)
 }

@@ -4,6 +4,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::bounds::text_fault;
 use super::{Endpoint, Secret, from_text, parse_duration};
 use crate::event::BaseUrl;
 
@@ -318,9 +319,32 @@ impl Outbound {
     /// What is wrong, by key.
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
-        if self.client_id().is_empty() || self.client_id().contains(':') {
-            let problem = "must not be empty or hold a ':'; write the id the marketplace was given";
-            faults.push(("client_id", problem.to_owned()));
+        let mut texts = vec![("client_id", self.client_id(), "the id the marketplace was given")];
+        let mut scopes = None;
+        match self {
+            Self::Oauth2(oauth2) => scopes = oauth2.scope.as_ref(),
+            Self::Jwt(jwt) => {
+                texts.push(("issuer", &jwt.issuer, "what the tokens say there"));
+                texts.push(("audience", &jwt.audience, "what the tokens say there"));
+            }
+            Self::Introspection(introspection) => {
+                texts.push(("introspection_client_id", &introspection.introspection_client_id, "our id there"));
+                let given = [("issuer", &introspection.issuer), ("audience", &introspection.audience)];
+                let given = given.into_iter().filter_map(|(field, text)| Some((field, text.as_deref()?)));
+                texts.extend(given.map(|(field, text)| (field, text, "what the tokens say there, or remove the key")));
+            }
+            Self::Basic(_) | Self::Oauth1(_) => {}
+        }
+        for (field, text, remedy) in texts {
+            if let Some(problem) = text_fault(text) {
+                faults.push((field, format!("{problem}; write {remedy}")));
+            }
+        }
+        if scopes.is_some_and(Vec::is_empty) {
+            faults.push(("scope", "is empty; write the scopes that may be asked for, or remove the key".to_owned()));
+        }
+        if self.client_id().contains(':') {
+            faults.push(("client_id", "must not hold a ':'; write the id the marketplace was given".to_owned()));
         }
         let mut clear = |field, url: &BaseUrl, allow_http| {
             if !(url.is_https() || url.is_loopback() || allow_http) {
@@ -341,11 +365,6 @@ impl Outbound {
                 }
                 if jwt.algorithms.is_empty() {
                     faults.push(("algorithms", "is empty; write at least one, such as [\"RS256\"]".to_owned()));
-                }
-                for (field, text) in [("issuer", &jwt.issuer), ("audience", &jwt.audience)] {
-                    if text.is_empty() {
-                        faults.push((field, "is empty; write what the tokens say there".to_owned()));
-                    }
                 }
             }
             Self::Introspection(introspection) => {

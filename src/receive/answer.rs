@@ -11,9 +11,9 @@ use actix_web::mime::Mime;
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 
 use super::given::Given;
-use super::limits::Excess;
 use crate::authenticate::AuthenticationError;
 use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
+use crate::http::Excess;
 use crate::store::StoreError;
 
 /// Seconds after which a caller that was turned away for want of room may come back.

@@ -9,8 +9,8 @@ use actix_web::web::Bytes;
 
 /// Bytes, and what to do once the connection has taken all of them.
 ///
-/// A result that is given in an answer is not reported again, so it counts as given only if there still was a
-/// connection to give it to: a caller who hung up before never has this body polled.
+/// That says no more than that there was a connection to give it to. The caller may have hung up all the same, or a
+/// proxy may have swallowed the answer.
 pub(super) struct Given<F> {
     bytes: Option<Bytes>,
     length: u64,

@@ -1,141 +1,29 @@
-//! How much is taken from strangers, and what those are told who go beyond it.
+//! How much one request may have and how many there may be, and what those are told who go beyond it.
 
-use std::any::Any;
-use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::middleware::Next;
-use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpRequest, web};
 use ipnet::IpNet;
 
 use super::Door;
 use super::answer::{Format, Refusal};
-use crate::clock::{Clock, Moment};
 use crate::config::{Limits, Server};
-
-/// What a request can have too much of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// Path and query are too long.
-    Url,
-    /// The headers are too large.
-    Headers,
-    /// The body is too large.
-    Body,
-    /// The request took too long to arrive.
-    Slow,
-    /// The connection is one too many of its address.
-    ConnectionsOfAddress,
-    /// The connection is one too many in total.
-    Connections,
-    /// The request is one too many at once.
-    RequestsInFlight,
-}
-
-impl Excess {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Url,
-        Self::Headers,
-        Self::Body,
-        Self::Slow,
-        Self::ConnectionsOfAddress,
-        Self::Connections,
-        Self::RequestsInFlight,
-    ];
-
-    /// The name it is counted under.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Url => "url",
-            Self::Headers => "headers",
-            Self::Body => "body",
-            Self::Slow => "slow",
-            Self::ConnectionsOfAddress => "connections_of_address",
-            Self::Connections => "connections",
-            Self::RequestsInFlight => "requests_in_flight",
-        }
-    }
-
-    /// What it is answered.
-    pub(super) const fn status_code(self) -> StatusCode {
-        match self {
-            Self::Url => StatusCode::URI_TOO_LONG,
-            Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::ConnectionsOfAddress => StatusCode::TOO_MANY_REQUESTS,
-            Self::Connections | Self::RequestsInFlight => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
-impl fmt::Display for Excess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Url => "the request's path and query are longer than is taken here",
-            Self::Headers => "the request's headers are larger than is taken here",
-            Self::Body => "the request's body is larger than is taken here",
-            Self::Slow => "the request took too long to arrive",
-            Self::ConnectionsOfAddress => "too many connections from this address; close some",
-            Self::Connections => "too many connections; try again",
-            Self::RequestsInFlight => "too many requests at once; try again",
-        })
-    }
-}
-
-/// How often each excess was refused since the start.
-#[derive(Debug, Default)]
-pub struct Refusals([AtomicU64; Excess::ALL.len()]);
-
-impl Refusals {
-    /// How often `excess` was refused.
-    #[must_use]
-    pub fn count(&self, excess: Excess) -> u64 {
-        self.0[excess as usize].load(Ordering::Relaxed)
-    }
-
-    fn note(&self, excess: Excess) {
-        self.0[excess as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(excess = excess.name(), "refused");
-    }
-}
+use crate::http::{self, Excess, Refusals};
 
 /// What keeps strangers within the limits.
 pub(super) struct Threshold {
     limits: Limits,
     trusted_proxies: Vec<IpNet>,
-    clock: Arc<dyn Clock>,
     refusals: Arc<Refusals>,
-    connections: Mutex<Connections>,
     in_flight: AtomicUsize,
     /// Whether the operator was told of a proxy that is not trusted.
     warned: AtomicBool,
-}
-
-/// The connections that are open.
-#[derive(Default)]
-struct Connections {
-    total: usize,
-    of_address: HashMap<IpAddr, usize>,
-}
-
-/// One connection, counted as long as it is open.
-struct Seat {
-    threshold: Arc<Threshold>,
-    address: IpAddr,
-    since: Moment,
-    excess: Option<Excess>,
-    requests: AtomicUsize,
 }
 
 /// One request, counted as long as it is being answered.
@@ -148,13 +36,11 @@ impl Drop for Turn<'_> {
 }
 
 impl Threshold {
-    pub(super) fn new(server: &Server, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(super) fn new(server: &Server) -> Arc<Self> {
         Arc::new(Self {
             limits: server.limits.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
-            clock,
             refusals: Arc::default(),
-            connections: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             warned: AtomicBool::new(false),
         })
@@ -166,28 +52,6 @@ impl Threshold {
 
     pub(super) const fn refusals(&self) -> &Arc<Refusals> {
         &self.refusals
-    }
-
-    /// Counts a connection, and leaves with it what its requests are to be told.
-    pub(super) fn on_connect(self: &Arc<Self>, connection: &dyn Any, data: &mut Extensions) {
-        let Some(Ok(peer)) = connection.downcast_ref::<TcpStream>().map(TcpStream::peer_addr) else { return };
-        let address = peer.ip().to_canonical();
-        let excess = {
-            let mut connections = self.connections();
-            connections.total += 1;
-            let of_address = connections.of_address.entry(address).or_default();
-            *of_address += 1;
-            let of_address = *of_address;
-            if connections.total > self.limits.max_connections {
-                Some(Excess::Connections)
-            } else if of_address > self.limits.max_connections_per_address && !self.is_trusted(address) {
-                Some(Excess::ConnectionsOfAddress)
-            } else {
-                None
-            }
-        };
-        let (threshold, since) = (Arc::clone(self), self.clock.monotonic());
-        data.insert(Seat { threshold, address, since, excess, requests: AtomicUsize::new(0) });
     }
 
     /// Whom a request comes from: its peer, or, as far as proxies are trusted, whom they say it comes from.
@@ -217,11 +81,8 @@ impl Threshold {
 
     /// What `request` has too much of.
     fn excess_of(&self, request: &HttpRequest) -> Option<Excess> {
-        if let Some(seat) = request.conn_data::<Seat>() {
-            seat.requests.fetch_add(1, Ordering::Relaxed);
-            if seat.excess.is_some() {
-                return seat.excess;
-            }
+        if let Some(excess) = http::excess_of_connection(request) {
+            return Some(excess);
         }
         if request.uri().path_and_query().map_or(0, |url| url.as_str().len()) > self.limits.max_url_bytes {
             return Some(Excess::Url);
@@ -249,29 +110,6 @@ impl Threshold {
     pub(super) fn refuse(&self, excess: Excess, request: &HttpRequest) -> Refusal {
         self.refusals.note(excess);
         Refusal::new(excess, Format::asked_by(request))
-    }
-
-    fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        // A head that does not arrive is answered 408 before any code of ours sees it, by a coarse clock. Whoever hangs
-        // up at once was no slow client.
-        let open_for = self.threshold.clock.monotonic().since(self.since);
-        if *self.requests.get_mut() == 0 && open_for * 2 >= self.threshold.limits.request_timeout {
-            self.threshold.refusals.note(Excess::Slow);
-        }
-        let mut connections = self.threshold.connections();
-        connections.total -= 1;
-        if let Some(of_address) = connections.of_address.get_mut(&self.address) {
-            *of_address -= 1;
-            if *of_address == 0 {
-                connections.of_address.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -317,7 +155,6 @@ fn closing(mut response: ServiceResponse) -> ServiceResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
     use crate::config::Config;
     use actix_web::test::TestRequest;
 
@@ -325,7 +162,7 @@ mod tests {
     fn proxies_are_believed_as_far_as_they_are_trusted() {
         let mut server = Config::defaults().server;
         server.trusted_proxies = vec!["10.0.0.0/8".parse().expect("a network")];
-        let threshold = Threshold::new(&server, Arc::new(SystemClock));
+        let threshold = Threshold::new(&server);
         for (peer, forwarded, expected) in [
             ("10.0.0.1", vec![], "10.0.0.1"),
             ("10.0.0.1", vec!["203.0.113.9"], "203.0.113.9"),

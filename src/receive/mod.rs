@@ -11,22 +11,20 @@ mod metadata;
 mod notifications;
 mod token;
 
-use std::any::Any;
 use std::sync::Arc;
 
-use actix_web::dev::Extensions;
 use actix_web::{middleware, web};
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
-use crate::config::{Answers, Config, Limits};
+use crate::config::{Answers, Config};
 use crate::event::BaseUrl;
 use crate::shutdown::Held;
 use crate::store::EventStore;
 use limits::Threshold;
 
+pub use crate::http::{Excess, Refusals};
 pub use health::{live, ready};
-pub use limits::{Excess, Refusals};
 
 /// What the public listener works with.
 pub struct Door {
@@ -63,7 +61,7 @@ impl Door {
         });
         Self {
             store,
-            threshold: Threshold::new(&config.server, Arc::clone(&clock)),
+            threshold: Threshold::new(&config.server),
             clock,
             authenticator,
             integrations: integrations.collect(),
@@ -82,18 +80,6 @@ impl Door {
     #[must_use]
     pub fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(self.threshold.refusals())
-    }
-
-    /// How much is taken from strangers.
-    #[must_use]
-    pub fn limits(&self) -> &Limits {
-        self.threshold.limits()
-    }
-
-    /// What is to be told of every connection, so that they can be counted. It does not keep the store open.
-    pub fn on_connect(&self) -> impl Fn(&dyn Any, &mut Extensions) + Send + Sync + 'static {
-        let threshold = Arc::clone(&self.threshold);
-        move |connection, data| threshold.on_connect(connection, data)
     }
 
     /// Adds the public routes to a server.

@@ -11,8 +11,8 @@ use url::form_urlencoded;
 
 use super::Door;
 use super::answer::{self, Refusal};
-use super::limits::Excess;
 use crate::authenticate::{NameAndPassword, TokenRefused, TokenRequest};
+use crate::http::{Excess, excess_of_body};
 
 /// What went wrong, in the words of RFC 6749 §5.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,19 +89,14 @@ pub(super) async fn issue(
     Ok(response)
 }
 
-/// Reads the body, so much and so long and no more.
+/// Reads the body, so much and no more, and no longer than the connection waits for it.
 async fn read_body(door: &Door, request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Refusal> {
-    let limits = door.threshold.limits();
-    let read = payload.to_bytes_limited(limits.max_body_bytes);
-    tokio::select! {
+    let read = payload.to_bytes_limited(door.threshold.limits().max_body_bytes).await;
+    let excess = excess_of_body(request).or(read.is_err().then_some(Excess::Body));
+    match (excess, read) {
+        (Some(excess), _) => Err(door.threshold.refuse(excess, request)),
         // An error of the transport reaches nobody: the body is then as good as empty.
-        read = read => match read {
-            Ok(body) => Ok(body.unwrap_or_default()),
-            Err(_) => Err(door.threshold.refuse(Excess::Body, request)),
-        },
-        () = door.clock.sleep(limits.request_timeout) => {
-            Err(door.threshold.refuse(Excess::Slow, request))
-        }
+        (None, read) => Ok(read.ok().and_then(Result::ok).unwrap_or_default()),
     }
 }
 

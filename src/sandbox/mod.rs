@@ -14,8 +14,8 @@ use std::time::Duration;
 use actix_web::web;
 use tokio::task::JoinHandle;
 
-use crate::app::{StartError, listen};
-use crate::clock::Clock;
+use crate::app::{StartError, listen, private_listener};
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, OutboundCredentials};
 use crate::egress::{Egress, EgressError};
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
@@ -62,7 +62,8 @@ impl Sandbox {
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let desk = Arc::new(std::sync::OnceLock::new());
         let shared = Arc::clone(&desk);
-        let (server, address) = listen("sandbox.listen", config.sandbox.listen, SHUTDOWN_TIMEOUT, None, move |app| {
+        let listener = private_listener(config.server.keep_alive, Arc::new(SystemClock), SHUTDOWN_TIMEOUT);
+        let (server, address) = listen("sandbox.listen", config.sandbox.listen, listener, move |app| {
             app.app_data(web::Data::from(Arc::clone(&shared)));
             market::routes(app);
             simulate::routes(app);

@@ -17,6 +17,7 @@ use super::bodies::{KINDS, Kind, generate, merge};
 use super::market::{DeskData, Fault, Format, MarketEvent, closed, no_such_event};
 use super::{Desk, Receiver};
 use crate::config::{Outbound, SharedSecret};
+use crate::printable;
 
 /// Events one request may simulate.
 const MAX_COUNT: usize = 10_000;
@@ -114,7 +115,8 @@ async fn ping(desk: DeskData, request: HttpRequest) -> HttpResponse {
             None => answer["answer"]["error"].as_str().unwrap_or_default().to_owned(),
         };
         let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
-        table.add_row([text("type"), text("url"), said, passed.to_owned()]);
+        let cells = [text("type"), text("url"), said, passed.to_owned()];
+        table.add_row(cells.map(|cell| printable::line(&cell).into_owned()));
     }
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("{table}\n"))
 }

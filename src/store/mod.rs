@@ -182,7 +182,7 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only events of this type, by its wire name.
     pub kind: Option<String>,
-    /// Only events of this account.
+    /// Only events of this account, and those whose result has named it: the purchase that made it.
     pub account: Option<String>,
     /// Only events of this integration.
     pub integration: Option<String>,
@@ -196,13 +196,18 @@ impl Filter {
     /// Whether `event` is shown.
     #[must_use]
     pub fn shows(&self, event: &EventRecord) -> bool {
+        // A purchase names no account: its result does.
+        fn account_made(event: &EventRecord) -> Option<&str> {
+            event.result.as_ref().filter(|result| result.success)?.account_identifier.as_deref()
+        }
         fn is<T: PartialEq + ?Sized>(wanted: Option<&T>, found: Option<&T>) -> bool {
             wanted.is_none() || wanted == found
         }
         let kind = event.kind.as_ref().or(event.announced.as_ref());
         self.state.is_none_or(|state| state == event.state)
             && is(self.kind.as_deref(), kind.map(crate::event::EventType::as_str))
-            && is(self.account.as_deref(), event.account.as_deref())
+            && (is(self.account.as_deref(), event.account.as_deref())
+                || is(self.account.as_deref(), account_made(event)))
             && is(self.integration.as_deref(), Some(event.integration.as_str()))
             && self.from.is_none_or(|from| event.received_at >= from)
             && self.to.is_none_or(|to| event.received_at < to)

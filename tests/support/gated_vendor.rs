@@ -1,7 +1,8 @@
 //! A vendor's binary for the tests: its handler runs when the test says so.
 //!
 //! Each run connects to the address in `GATE`, writes the event's id and a line end, and goes on at the first byte
-//! that comes back. Without a byte it asks to be run again. With `BLOCKS` set it blocks its thread meanwhile.
+//! that comes back. Without a byte it asks to be run again; at `!` it panics with what a customer wrote. With `BLOCKS` set
+//! it blocks its thread meanwhile.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -26,7 +27,8 @@ impl EventHandler for Gated {
         }
         let mut gate = TcpStream::connect(gate).await.map_err(retry)?;
         gate.write_all(format!("{}\n", event.context.event_id).as_bytes()).await.map_err(retry)?;
-        gate.read_u8().await.map_err(retry)?;
+        let go_on = gate.read_u8().await.map_err(retry)?;
+        assert_ne!(go_on, b'!', "no account \u{1b}[2J\u{9b}2J\nfor it");
         let account = AccountIdentifier::new(format!("account of {}", event.context.event_id))?;
         Ok(Outcome::account(account, "done"))
     }

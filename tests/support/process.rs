@@ -14,7 +14,23 @@ pub struct Process {
     child: Child,
     pub public: String,
     pub admin: String,
+    /// What it logged until it listened.
+    pub said: Vec<String>,
     lines: mpsc::Receiver<String>,
+}
+
+/// Where it listens, if this is the log line that says so, in either format.
+fn addresses(line: &str) -> Option<[String; 2]> {
+    let event: Value = serde_json::from_str(line).unwrap_or_default();
+    let in_text = |name: &str| {
+        let (_, rest) = line.split_once(" listening ")?.1.split_once(&format!("{name}="))?;
+        rest.split(' ').next().map(str::to_owned)
+    };
+    let address = |name: &str| {
+        let in_json = (event["message"] == "listening").then(|| event[name].as_str().expect("an address").to_owned());
+        in_json.or_else(|| in_text(name)).map(|address| format!("http://{address}"))
+    };
+    Some([address("public")?, address("admin")?])
 }
 
 /// The stock binary.
@@ -46,13 +62,22 @@ impl Process {
         let mut said = Vec::new();
         loop {
             let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("not listening ({error}): {said:?}"));
-            let event: Value = serde_json::from_str(&line).unwrap_or_default();
-            if event["message"] == "listening" {
-                let address = |name: &str| format!("http://{}", event[name].as_str().expect("an address"));
-                return Self { public: address("public"), admin: address("admin"), child, lines };
-            }
+            let addresses = addresses(&line);
             said.push(line);
+            if let Some([public, admin]) = addresses {
+                return Self { public, admin, child, said, lines };
+            }
         }
+    }
+
+    /// Its id in the system.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it logs a line that holds `text`.
+    pub fn until_said(&self, text: &str) {
+        while !self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("never says {text:?}")).contains(text) {}
     }
 
     /// SIGKILL.

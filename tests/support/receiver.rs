@@ -38,7 +38,9 @@ impl Receiver {
         let app = App::start_on(&config, Arc::clone(&store), Arc::new(handler), clock).await.expect("starts");
         let public = format!("http://{}{}", app.public, config.server.public_url.path());
         let admin = format!("http://{}", app.admin);
-        Self { app, client: Client::new(), public, admin, store }
+        // A test that lets an hour pass finds every kept connection closed, or about to be.
+        let client = Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        Self { app, client, public, admin, store }
     }
 
     /// A bearer token, as the marketplace gets it.

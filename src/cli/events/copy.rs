@@ -8,10 +8,12 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::super::office::Office;
+use super::super::print;
 use super::super::{Failure, Source};
 use crate::app::open_store;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StoreUrl};
+use crate::printable;
 use crate::store::export::Line;
 use crate::store::{EXPORTED_BYTES, EventStore, Exported, Sequence, StoredEvent};
 
@@ -72,7 +74,7 @@ impl Export {
         let copied = copy(&from, &mut BufWriter::new(partial.as_file())).await?;
         partial.as_file().sync_all().map_err(failed)?;
         partial.persist(file).map_err(|error| failed(error.error))?;
-        eprintln!("doorbell: {} events in {}", copied.events, file.display());
+        print::remark(format_args!("{} events in {}", copied.events, file.display()));
         copied.verdict()
     }
 }
@@ -97,7 +99,8 @@ impl Copied {
 async fn copy(from: &From, out: &mut impl Write) -> Result<Copied, Failure> {
     let mut write = |line: Line| {
         let text = line.into_text().map_err(Failure::because)?;
-        writeln!(out, "{text}").map_err(|error| Failure::Command(format!("the copy cannot be written: {error}")))
+        writeln!(out, "{}", printable::json(&text))
+            .map_err(|error| Failure::Command(format!("the copy cannot be written: {error}")))
     };
     write(Line::Head)?;
     let (mut events, mut unreadable) = (0, 0);
@@ -110,7 +113,7 @@ async fn copy(from: &From, out: &mut impl Write) -> Result<Copied, Failure> {
         }
         for (place, reason) in exported.unreadable {
             unreadable += 1;
-            eprintln!("doorbell: event number {place} is not in the copy: {reason}");
+            print::remark(format_args!("event number {place} is not in the copy: {reason}"));
         }
         place = exported.next;
     }
@@ -178,6 +181,5 @@ async fn import(config: &Config, mut lines: impl BufRead) -> Result<(), Failure>
         }
     }
     taken += store.import(batch, clock.read()).await.map_err(Failure::because)?;
-    println!("{taken} events imported, {} were there already", read - taken as u64);
-    Ok(())
+    print::line(format!("{taken} events imported, {} were there already", read - taken as u64))
 }

@@ -1,0 +1,81 @@
+//! The one place where the command line prints: whatever others wrote is made fit for a terminal here.
+
+use std::fmt::Display;
+use std::io::{ErrorKind, Write, stderr, stdout};
+
+use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
+use comfy_table::{ContentArrangement, Table as Cells};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Failure;
+use crate::printable;
+
+/// A table whose every cell is fit to be printed.
+pub(super) struct Table(Cells);
+
+impl Table {
+    /// A table with lines and a head.
+    pub(super) fn with_header<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Self {
+        let mut cells = Cells::new();
+        cells.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+        Self(cells)
+    }
+
+    /// Columns without anything around them.
+    pub(super) fn plain() -> Self {
+        let mut cells = Cells::new();
+        cells.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        Self(cells)
+    }
+
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+        let cells = cells.into_iter().map(|cell| printable::line(cell.as_ref()).into_owned());
+        self.0.add_row(cells.collect::<Vec<_>>());
+    }
+
+    pub(super) fn print(&self) -> Result<(), Failure> {
+        write(&self.0)
+    }
+}
+
+/// Prints text on a line of its own.
+pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+    write(&printable::line(text.as_ref()))
+}
+
+/// Prints text of several lines.
+pub(super) fn lines(text: impl AsRef<str>) -> Result<(), Failure> {
+    write(&printable::lines(text.as_ref()))
+}
+
+/// Prints a value as JSON.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let document = serde_json::to_string_pretty(value).map_err(Failure::because)?;
+    write(&printable::json(&document))
+}
+
+/// Says something beside the output. A closed standard error is no reason to fail.
+pub(super) fn remark(text: impl Display) {
+    for line in text.to_string().lines() {
+        let _ = writeln!(stderr(), "doorbell: {}", printable::line(line));
+    }
+}
+
+/// A value as a cell shows it.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn write(text: &dyn Display) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        // Whoever read it has seen enough: `doorbell events list | head`.
+        ErrorKind::BrokenPipe => Failure::Said,
+        _ => Failure::Command(format!("standard output cannot be written: {error}")),
+    })
+}

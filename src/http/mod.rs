@@ -1,0 +1,136 @@
+//! What all listeners share: how they listen, who may hold a connection, and how long each of its parts may take.
+//!
+//! HTTP itself is actix's. Its timers cover the first head of a connection and the time between two requests, and no
+//! other wait for a client; so they are off, and [`connection`] has a deadline for each.
+
+mod connection;
+mod excess;
+mod files;
+mod limiter;
+mod observed;
+mod stream;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpService, KeepAlive};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt};
+use actix_web::dev::{AppConfig, Server, Service, ServiceFactory, fn_factory, fn_service};
+use actix_web::rt::net::TcpStream;
+use actix_web::web::ServiceConfig;
+use actix_web::{App, HttpRequest};
+use tokio::net::TcpSocket;
+
+use crate::clock::Clock;
+use connection::{Connection, Guarded, Policy};
+use limiter::ConnectionLimiter;
+use observed::Observed;
+use stream::GuardedStream;
+
+pub(crate) use connection::ConnectionTimes;
+pub use excess::{Excess, Refusals};
+pub(crate) use files::raise_open_file_limit;
+pub(crate) use limiter::ConnectionLimits;
+
+/// How many connections the system makes before we take them in.
+const BACKLOG: u32 = 2048;
+
+/// How a listener treats its connections.
+pub(crate) struct Listener {
+    /// How long each part of a connection may take, and how large it may be.
+    pub(crate) times: ConnectionTimes,
+    /// How many connections there may be.
+    pub(crate) connections: ConnectionLimits,
+    /// Where refusals are counted.
+    pub(crate) refusals: Arc<Refusals>,
+    /// What time it is.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long work in hand may take at a stop.
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// Why requests on the connection of `request` are turned away, if they are.
+pub(crate) fn excess_of_connection(request: &HttpRequest) -> Option<Excess> {
+    request.conn_data::<Rc<Connection>>()?.excess()
+}
+
+/// Why the body of `request` ended early, if the connection did not wait for more of it.
+pub(crate) fn excess_of_body(request: &HttpRequest) -> Option<Excess> {
+    request.conn_data::<Rc<Connection>>()?.body_excess()
+}
+
+/// Binds `address` and makes a server of `routes` on it. It serves once it is polled.
+pub(crate) fn listen(
+    address: SocketAddr,
+    listener: Listener,
+    routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
+) -> io::Result<(Server, SocketAddr)> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
+    let Listener { times, connections, refusals, clock, shutdown_timeout } = listener;
+    // A newcomer has to be taken in before somebody can make room for it.
+    let taken_in = connections.total.saturating_add(connections.surplus.saturating_mul(2));
+    let limiter = ConnectionLimiter::new(connections);
+    let policy = Arc::new(Policy { times, clock, refusals });
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(taken_in.div_ceil(workers))
+        .shutdown_timeout(shutdown_timeout.as_secs().max(1))
+        .disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let socket = socket.listen(BACKLOG)?.into_std()?;
+    let bound = socket.local_addr()?;
+    let serve = move || {
+        let (limiter, policy, stopping, routes) =
+            (Arc::clone(&limiter), Arc::clone(&policy), stopping.clone(), routes.clone());
+        fn_factory(move || {
+            let routes = routes.clone();
+            let stopping = stopping.clone();
+            let app = App::new().configure(routes).into_factory();
+            let requests = fn_factory(move || {
+                let app = app.new_service(AppConfig::default());
+                async move { app.await.map(|requests| Observed { requests }) }
+            });
+            let protocol = HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let stopping = stopping.clone();
+                    async move { stopping.notified().await }
+                })
+                .keep_alive(KeepAlive::Os)
+                .client_request_timeout(Duration::ZERO)
+                .client_disconnect_timeout(Duration::ZERO)
+                // Whoever has said all it has to say still waits for the answer.
+                .h1_allow_half_closed(true)
+                .local_addr(bound)
+                .on_connect_ext(|stream: &GuardedStream, data| {
+                    data.insert(Rc::clone(&stream.connection));
+                })
+                .h1(requests.map_err(|error: actix_web::Error| error.as_response_error().error_response()))
+                .new_service(());
+            let (limiter, policy) = (Arc::clone(&limiter), Arc::clone(&policy));
+            async move {
+                let protocol = Rc::new(protocol.await?);
+                Ok::<_, ()>(fn_service(move |socket: TcpStream| {
+                    let peer = socket.peer_addr().ok();
+                    let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+                    let permit = limiter.admit(address, policy.clock.monotonic());
+                    let connection = Rc::new(Connection::new(Arc::clone(&policy), permit));
+                    let stream = GuardedStream::new(socket, Rc::clone(&connection));
+                    let guarded = Guarded::new(protocol.call((stream, peer)), connection);
+                    async move {
+                        guarded.await;
+                        Ok::<_, ()>(())
+                    }
+                }))
+            }
+        })
+    };
+    let server = builder.listen("http", socket, serve)?.run();
+    Ok((server, bound))
+}
