@@ -118,7 +118,8 @@ fn what_a_receiver_or_a_token_endpoint_wrote_is_shown_and_not_obeyed() {
     ] {
         let output = run(&file, arguments, &admin);
         let said = harmless(&[output.stdout, output.stderr].concat());
-        assert!(said.contains("owned"), "{arguments:?} shows it: {said}");
+        // What a token endpoint says of a refusal may hold the secret, so no more than a known code is shown.
+        assert_eq!(said.contains("owned"), arguments[0] != "check", "{arguments:?} shows it: {said}");
     }
 }
 

@@ -9,6 +9,8 @@ const PLACEHOLDER_SECRETS: [&str; 5] = ["change-me", "change-me-too", "changeme"
 
 /// The longest name of an integration, in bytes: it is a part of many keys.
 const LONGEST_NAME: usize = 100;
+/// The longest base URL, in bytes: every record has it.
+const LONGEST_BASE_URL: usize = 512;
 
 /// What is wrong with one key: where, what, and what to write.
 pub(super) struct Fault {
@@ -178,9 +180,15 @@ impl Integration {
                 ),
                 ("scope", &marketplace.inbound.scope, "what the marketplace wants asked for, or remove the key"),
             ] {
-                if let Some(problem) = text_fault(text) {
+                // An empty scope is none, which some marketplaces want.
+                let is_none = key == "scope" && text.is_empty();
+                if let Some(problem) = text_fault(text).filter(|_| !is_none) {
                     fault(format!("{at}.inbound.{key}"), &format!("{problem}; write {remedy}"));
                 }
+            }
+            if marketplace.base_url.as_str().len() > LONGEST_BASE_URL {
+                let problem = format!("is longer than {LONGEST_BASE_URL} bytes; write the marketplace's own address");
+                fault(format!("{at}.base_url"), &problem);
             }
             let clear = |url: &BaseUrl| !(url.is_https() || url.is_loopback() || marketplace.allow_http);
             if clear(&marketplace.base_url) {
