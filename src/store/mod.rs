@@ -29,7 +29,7 @@ use crate::event::{
 };
 use agenda::Lease;
 
-pub use durability::Durability;
+pub use durability::{Durability, FileSystem};
 pub use retention::prune_from_time_to_time;
 pub use watch::Watch;
 

@@ -80,7 +80,8 @@ impl SledStore {
     }
 
     fn open_with(directory: &Path, require_durable: bool, now: Now, sizes: Sizes) -> Result<Self, OpenError> {
-        let DataDirectory { db, log, durability, lock } = DataDirectory::open(directory, require_durable)?;
+        let DataDirectory { db, log, lock } = DataDirectory::open(directory, require_durable)?;
+        let durability = log.durability();
         let tree: Tree = (*db).clone();
         let damaged =
             |error: StoreError| OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() };
@@ -98,8 +99,7 @@ impl SledStore {
             db,
             tree: tree.clone(),
             index: index_writer,
-            log,
-            durability,
+            log: Some(log),
             next,
             kept_to: 0,
             agenda: Arc::clone(&agenda),

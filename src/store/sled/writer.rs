@@ -1,6 +1,5 @@
 //! The one thread that writes.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -9,10 +8,9 @@ use sled::{Db, IVec, Tree};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::agenda::Agenda;
+use super::super::durability::Log;
 use super::super::watch::Watches;
-use super::super::{
-    Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, StoredEvent,
-};
+use super::super::{Advanced, Amendment, Claim, Recorded, Sequence, Settlement, Step, StoreError, StoredEvent};
 use super::directory::flush;
 use super::group::{Group, answer, refuse};
 use super::index::{IndexWriter, Sink, event_place};
@@ -46,8 +44,8 @@ pub(super) struct Writer {
     pub(super) db: Db,
     pub(super) tree: Tree,
     pub(super) index: IndexWriter,
-    pub(super) log: PathBuf,
-    pub(super) durability: Durability,
+    /// What is synced after each flush; nothing in tests whose flushes are to reach nothing.
+    pub(super) log: Option<Log>,
     pub(super) next: Sequence,
     /// Up to here all that has ended is dead or deferred, and is not to be removed for its age.
     pub(super) kept_to: Sequence,
@@ -104,7 +102,7 @@ impl Writer {
         if group.writes.is_empty() {
             return Ok(());
         }
-        let durable = self.apply(group).and_then(|()| flush(&self.db, &self.log, self.durability));
+        let durable = self.apply(group).and_then(|()| flush(&self.db, self.log.as_ref()));
         self.fail_for_ever(durable)?;
         self.index.show(&group.entries);
         Ok(())
@@ -266,8 +264,7 @@ mod tests {
             db: sled::Config::new().temporary(true).open().expect("opens"),
             tree: store.tree.clone(),
             index: IndexWriter::open(&store.tree, Sizes::default()).expect("opens"),
-            log: PathBuf::new(),
-            durability: Durability::Memory,
+            log: None,
             next: next_sequence(&store.tree).expect("a number"),
             kept_to: 0,
             agenda: Arc::clone(&store.agenda),
