@@ -91,7 +91,13 @@ async fn list(_: Operator, office: web::Data<Office>, query: web::Query<Query>) 
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let page = office.store.list(&filter, query.cursor, limit).await?;
     let events: Vec<Summary> = page.events.into_iter().map(Summary::from).collect();
-    Ok(HttpResponse::Ok().json(json!({ "events": events, "next": page.next.map(|next| next.to_string()) })))
+    let mut shown = json!({ "events": events, "next": page.next.map(|next| next.to_string()) });
+    if !page.unreadable.is_empty() {
+        let unreadable =
+            page.unreadable.into_iter().map(|(number, reason)| json!({"number": number, "reason": reason}));
+        shown["unreadable"] = unreadable.collect();
+    }
+    Ok(HttpResponse::Ok().json(shown))
 }
 
 async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {

@@ -168,6 +168,9 @@ impl List {
             );
         }
         println!("{table}");
+        for event in answer["unreadable"].as_array().into_iter().flatten() {
+            println!("event number {} cannot be read: {}", event["number"], text(&event["reason"]));
+        }
         if let Some(next) = answer["next"].as_str() {
             println!("there are more: --cursor {next}");
         }

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use super::sled::{OpenError, SledStore};
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Recorded, Sequence, Settlement, Step,
-    StoreError, StoredEvent,
+    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Pruned, Recorded, Retention, Sequence,
+    Settlement, Step, StoreError, StoredEvent,
 };
 use crate::clock::{Clock, Moment, Now, Timestamp};
 use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
@@ -99,6 +99,7 @@ impl Inner {
 
     async fn reopen(self: Arc<Self>) {
         tracing::error!(directory = %self.directory.display(), "the store is closed until its disk takes writes again");
+        let mut said = String::new();
         loop {
             tokio::time::sleep(PAUSE).await;
             let (directory, require_durable) = (self.directory.clone(), self.require_durable);
@@ -114,10 +115,21 @@ impl Inner {
                     tracing::info!(directory = %self.directory.display(), "the store is open again");
                     return;
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "the store cannot be opened yet"),
-                Err(error) => tracing::error!(%error, "the store cannot be opened yet"),
+                Ok(Err(error)) => say_once(&mut said, &error),
+                Err(error) => say_once(&mut said, &error),
             }
         }
+    }
+}
+
+/// Tells the operator why a store stays closed, and again only when the reason is another.
+fn say_once(said: &mut String, error: &dyn std::fmt::Display) {
+    let reason = error.to_string();
+    if *said == reason {
+        tracing::debug!(%error, "the store cannot be opened yet");
+    } else {
+        tracing::error!(%error, "the store cannot be opened yet");
+        *said = reason;
     }
 }
 
@@ -171,8 +183,16 @@ impl EventStore for RecoveringStore {
         delegate!(self.amend(id, amendment, now))
     }
 
-    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        delegate!(self.prune(moment, limit))
+    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        delegate!(self.prune(moment, now, limit))
+    }
+
+    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
+        delegate!(self.retention())
+    }
+
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
+        delegate!(self.note_retention(retention))
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {

@@ -1,10 +1,13 @@
+//! Which events are old, and when that is to be believed.
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::EventStore;
-use crate::clock::{Clock, Timestamp};
+use super::{EventStore, Filter, StoreError};
+use crate::clock::{Clock, Moment, Timestamp};
 
 /// Events that are removed at a time, so that notifications never wait long for the writer.
 const STEP: usize = 128;
@@ -12,6 +15,40 @@ const STEP: usize = 128;
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long nothing is looked for once nothing was found, at most: a tenth of the time that events are kept.
 const REST: Duration = Duration::from_mins(10);
+
+/// How far retention has come: the time by which events are old, which the wall clock moves on but cannot make leap.
+///
+/// A wall clock that is ahead by a year would have everything forgotten, and one that was wrong before and is right now
+/// looks the same. So time goes on as fast as it really passes, by the monotonic clock. What the wall clock is ahead
+/// of that is believed if it is little, as after a restart, or if the clock has stood by it for as long as events are
+/// kept: by then all that was recorded before is old by any clock. A clock that goes back is believed at once, since
+/// that forgets nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// The time by which events are old.
+    reached: Timestamp,
+    /// What the wall clock was ahead of that.
+    lead: Duration,
+    /// For how long it has been so.
+    stood: Duration,
+}
+
+impl Retention {
+    /// Begins at `reached`.
+    const fn at(reached: Timestamp) -> Self {
+        Self { reached, lead: Duration::ZERO, stood: Duration::ZERO }
+    }
+
+    /// Goes on after `elapsed` by the monotonic clock, when the wall clock says `wall`, and events are kept for `keep`.
+    fn go_on(&mut self, elapsed: Duration, wall: Timestamp, keep: Duration) {
+        // As much as an event may go too early.
+        let little = keep / 10;
+        let reached = self.reached.plus(elapsed);
+        let lead = wall.since(reached);
+        let stood = if lead.abs_diff(self.lead) <= little { self.stood + elapsed } else { Duration::ZERO };
+        *self = if lead <= little || stood >= keep { Self::at(wall) } else { Self { reached, lead, stood } };
+    }
+}
 
 /// Removes finished events that are older than `keep`, in small steps, until `stop`.
 pub async fn prune_from_time_to_time(
@@ -21,16 +58,11 @@ pub async fn prune_from_time_to_time(
     stop: CancellationToken,
 ) {
     let rest = (keep / 10).clamp(PAUSE, REST);
-    let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    let mut known: Option<(Retention, Moment)> = None;
     while !stop.is_cancelled() {
-        let now = clock.now();
-        let moment = Timestamp::from_millis(now.as_millis().saturating_sub(keep));
-        let pause = match store.prune(moment, STEP).await {
-            Ok(0) => rest,
-            Ok(removed) => {
-                tracing::debug!(removed, "finished events are older than store.keep");
-                PAUSE
-            }
+        let pause = match step(&store, &*clock, keep, &mut known).await {
+            Ok(true) => PAUSE,
+            Ok(false) => rest,
             Err(error) => {
                 tracing::warn!(%error, "old events could not be removed");
                 rest
@@ -43,6 +75,54 @@ pub async fn prune_from_time_to_time(
     }
 }
 
+/// Removes some; says whether there may be more.
+async fn step(
+    store: &Arc<dyn EventStore>,
+    clock: &dyn Clock,
+    keep: Duration,
+    known: &mut Option<(Retention, Moment)>,
+) -> Result<bool, StoreError> {
+    let now = clock.read();
+    let is_first = known.is_none();
+    let (mut retention, since) = match *known {
+        Some(known) => known,
+        None => (begin(store, now.wall).await?, now.monotonic),
+    };
+    let before = retention;
+    retention.go_on(now.monotonic.since(since), now.wall, keep);
+    if retention.lead > Duration::ZERO && (is_first || before.lead == Duration::ZERO) {
+        tracing::warn!(
+            clock = %now.wall,
+            believed = %retention.reached,
+            "the clock is far ahead of what this store has seen, so finished events are kept for longer"
+        );
+    }
+    *known = Some((retention, now.monotonic));
+    let moment = Timestamp::from_millis(
+        retention.reached.as_millis().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
+    );
+    let pruned = store.prune(moment, retention.reached, STEP).await?;
+    if pruned.removed > 0 {
+        tracing::debug!(removed = pruned.removed, "finished events are older than store.keep");
+    }
+    if is_first || pruned.is_through {
+        store.note_retention(retention).await?;
+    }
+    Ok(!pruned.is_through)
+}
+
+/// Where retention has come to, or, in a store that never noted it, when its newest event was recorded.
+async fn begin(store: &Arc<dyn EventStore>, wall: Timestamp) -> Result<Retention, StoreError> {
+    match store.retention().await {
+        Ok(Some(noted)) => return Ok(noted),
+        Ok(None) => {}
+        Err(error @ StoreError::Unreadable(_)) => tracing::error!(%error, "how far retention had come is unknown"),
+        Err(error) => return Err(error),
+    }
+    let newest = store.list(&Filter::default(), None, 1).await?.events.pop();
+    Ok(Retention::at(newest.map_or(wall, |newest| newest.received_at.min(wall))))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -50,10 +130,10 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::clock::{Moment, Now};
+    use crate::clock::Now;
     use crate::store::conformance::{at, fetched, notification, wall};
     use crate::store::memory::MemoryStore;
-    use crate::store::{Advanced, Filter, Settlement};
+    use crate::store::{Advanced, Settlement};
 
     /// A clock on which it is always what somebody waits for.
     struct Hurried(Mutex<Now>);
