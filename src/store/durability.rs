@@ -278,3 +278,55 @@ pub(super) fn sync_tree(directory: &Path) -> io::Result<()> {
     }
     sync_directory(directory)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,errors=remount-ro
+23 22 0:5 / /dev rw shared:2 - devtmpfs dev rw
+30 22 254:1 / /srv rw - ext4 /dev/vdb rw,nobarrier
+31 22 254:2 / /srv/two\\040words rw - btrfs /dev/vdc rw,nobarrier,space_cache=v2
+32 22 254:3 / /old rw - ext3 /dev/vdd rw
+33 30 254:4 / /srv/over rw - xfs /dev/vde rw
+34 30 254:5 / /srv/over rw master:1 - ext4 /dev/vdf rw,barrier=0
+torn line
+";
+
+    #[test]
+    fn a_file_system_is_known_by_the_mount_it_lies_in_and_how_that_was_made() {
+        for (place, magic, file_system) in [
+            ("/data", 0xef53, FileSystem::Ext4),
+            ("/srvdata", 0xef53, FileSystem::Ext4),
+            ("/srv/data", 0xef53, FileSystem::Other("ext4 without write barriers")),
+            ("/srv/two words/data", 0x9123_683e, FileSystem::Other("btrfs without write barriers")),
+            ("/old", 0xef53, FileSystem::Other("ext3")),
+            ("/srv/over/data", 0xef53, FileSystem::Other("ext4 without write barriers")),
+            ("/data", 0x5846_5342, FileSystem::Xfs),
+            ("/data", 0x0102_1994, FileSystem::Other("tmpfs")),
+            ("/data", 0x1234, FileSystem::Unknown(0x1234)),
+        ] {
+            let (kind, options) = mount_of(Path::new(place), MOUNTS).expect("a mount");
+            assert_eq!(FileSystem::of_magic(magic).as_mounted(kind, options), file_system, "{place}");
+        }
+        assert_eq!(mount_of(Path::new("/data"), ""), None);
+    }
+
+    #[test]
+    fn only_what_was_tested_counts_as_proven_and_the_rest_says_so() {
+        for file_system in [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs] {
+            assert!(Durability::Synchronous(file_system).is_proven());
+            assert_eq!(
+                Durability::Synchronous(file_system).to_string(),
+                format!("synchronous writes on {file_system}")
+            );
+            assert!(!Durability::SyncedLog(file_system).is_proven());
+        }
+        let other = Durability::Synchronous(FileSystem::Other("f2fs"));
+        assert!(!other.is_proven());
+        assert_eq!(other.to_string(), "synchronous writes on f2fs, which was not tested against loss of power");
+        let unknown = Durability::SyncedLog(FileSystem::Unknown(0x1234)).to_string();
+        assert!(unknown.contains("a file system of unknown kind (0x1234)"), "{unknown}");
+    }
+}

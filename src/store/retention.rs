@@ -130,7 +130,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::clock::Now;
+    use crate::clock::{ManualClock, Now};
     use crate::store::conformance::{at, fetched, notification, wall};
     use crate::store::memory::MemoryStore;
     use crate::store::{Advanced, Settlement};
@@ -181,7 +181,121 @@ mod tests {
             stop.cancel();
         };
         tokio::join!(pruning, watching);
-        // A second for these, and one rest of a tenth of a minute.
-        assert!(clock.now() < wall(61 + 1 + 6), "{} for {EVENTS}", clock.now());
+        // A second for these, and two rests of a tenth of a minute, in the first of which the test may look.
+        assert!(clock.now() < wall(61 + 1 + 12), "{} for {EVENTS}", clock.now());
+    }
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// Lets `store` take on an event and finish it when the clock shows that.
+    async fn finish(store: &Arc<dyn EventStore>, token: &str, now: Now) {
+        store.record(&notification(token), now).await.expect("recorded");
+        let claim = store.claim(now, &[]).await.expect("answers").expect("the event");
+        let advanced = store.advance(claim, fetched(None, b"{}"), now).await.expect("fetched");
+        let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
+        store.settle(claim, Settlement::Done(None), now).await.expect("settled");
+    }
+
+    async fn kept(store: &Arc<dyn EventStore>) -> usize {
+        store.list(&Filter::default(), None, 100).await.expect("listed").events.len()
+    }
+
+    /// What one process does with a store, as often as it looks for old events.
+    async fn serve(store: &Arc<dyn EventStore>, clock: &ManualClock, keep: Duration, passing: &[Duration]) {
+        let mut known = None;
+        for passing in passing {
+            clock.advance(*passing);
+            while step(store, clock, keep, &mut known).await.expect("answers") {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_with_the_clock_far_ahead_forgets_nothing_that_is_new() {
+        let keep = 400 * DAY;
+        let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+        let clock = ManualClock::starting_at(wall(0));
+        for number in 0..30 {
+            finish(&store, &number.to_string(), clock.read()).await;
+        }
+        serve(&store, &clock, keep, &[DAY]).await;
+        clock.set(clock.now().plus(401 * DAY));
+        finish(&store, "recorded-meanwhile", clock.read()).await;
+        serve(&store, &clock, keep, &[Duration::ZERO, DAY, DAY]).await;
+        serve(&store, &clock, keep, &[DAY; 100]).await;
+        assert_eq!(kept(&store).await, 31);
+        // All have truly been kept for that long, however the clock stands.
+        serve(&store, &clock, keep, &[DAY; 300]).await;
+        assert_eq!(kept(&store).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_has_noted_nothing_goes_by_its_newest_event() {
+        let keep = 400 * DAY;
+        let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+        let clock = ManualClock::starting_at(wall(0));
+        for number in 0..30 {
+            finish(&store, &number.to_string(), clock.read()).await;
+        }
+        clock.set(clock.now().plus(401 * DAY));
+        serve(&store, &clock, keep, &[Duration::ZERO, DAY]).await;
+        assert_eq!(kept(&store).await, 30);
+    }
+
+    #[tokio::test]
+    async fn an_event_recorded_years_ahead_does_not_stop_retention() {
+        let keep = 10 * DAY;
+        let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+        let clock = ManualClock::starting_at(wall(0));
+        finish(&store, "before", clock.read()).await;
+        serve(&store, &clock, keep, &[Duration::ZERO]).await;
+        clock.set(wall(0).plus(5000 * DAY));
+        finish(&store, "years-ahead", clock.read()).await;
+        serve(&store, &clock, keep, &[Duration::ZERO]).await;
+        clock.set(wall(0));
+        finish(&store, "after", clock.read()).await;
+        finish(&store, "newest", clock.read()).await;
+        assert_eq!(kept(&store).await, 4, "nothing is old");
+        serve(&store, &clock, keep, &[Duration::ZERO, 11 * DAY]).await;
+        assert_eq!(kept(&store).await, 2, "the one from the future, and the newest");
+    }
+
+    #[tokio::test]
+    async fn a_restart_costs_no_event_any_time_and_a_long_downtime_is_believed_once_it_has_stood() {
+        let keep = 10 * DAY;
+        let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+        let clock = ManualClock::starting_at(wall(0));
+        finish(&store, "old", clock.read()).await;
+        finish(&store, "newest", clock.read()).await;
+        for _ in 0..10 {
+            serve(&store, &clock, keep, &[Duration::ZERO]).await;
+            // Down for a day, which counts.
+            clock.set(clock.now().plus(DAY));
+        }
+        assert_eq!(kept(&store).await, 2);
+        serve(&store, &clock, keep, &[Duration::ZERO, DAY]).await;
+        assert_eq!(kept(&store).await, 1);
+
+        finish(&store, "again", clock.read()).await;
+        finish(&store, "newer", clock.read()).await;
+        clock.set(clock.now().plus(30 * DAY));
+        serve(&store, &clock, keep, &[Duration::ZERO; 3]).await;
+        assert_eq!(kept(&store).await, 2, "nobody can tell that from a clock that is wrong");
+        serve(&store, &clock, keep, &[DAY; 5]).await;
+        serve(&store, &clock, keep, &[DAY; 8]).await;
+        assert_eq!(kept(&store).await, 1);
+    }
+
+    #[test]
+    fn a_clock_that_leaps_again_and_again_is_never_believed_and_one_that_goes_back_is_at_once() {
+        let keep = 10 * DAY;
+        let mut retention = Retention::at(wall(0));
+        let mut leapt = wall(0);
+        for _ in 0..1000 {
+            leapt = leapt.plus(3 * DAY);
+            retention.go_on(DAY, leapt, keep);
+        }
+        assert_eq!(retention.reached, wall(0).plus(1000 * DAY));
+        retention.go_on(DAY, wall(50), keep);
+        assert_eq!(retention, Retention::at(wall(50)));
     }
 }

@@ -138,3 +138,48 @@ fn a_store_says_what_makes_its_writes_durable_by_the_flags_of_its_own_log() {
         });
     }
 }
+
+#[test]
+fn a_store_that_is_opened_goes_by_what_the_disk_holds_and_not_by_what_the_kernel_remembers() {
+    // After a failed write Linux keeps the page as it was to be, and calls it clean.
+    for kind in [EXT4, XFS, BTRFS] {
+        with_mounted(kind, |disk, place| {
+            let directory = place.join("data");
+            drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
+            wait_until_released(&directory);
+            let path = directory.join("sled").join("a file of sled's");
+            let (remembered, held) = ([b'r'; 4096], [b'h'; 4096]);
+            let file = std::fs::File::create(&path).and_then(|mut file| {
+                file.write_all(&remembered)?;
+                file.sync_all()
+            });
+            file.expect("written");
+            if kind.name == BTRFS.name {
+                // It has checksums of its own: what differs from them is refused, and never taken for what was written.
+                assert!(disk.replace(&remembered, &held) > 0);
+                drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
+                assert!(std::fs::read(&path).is_err());
+            } else {
+                assert_eq!(disk.replace(&remembered, &held), 1, "{}", kind.name);
+                assert_eq!(std::fs::read(&path).expect("read"), remembered, "{}", kind.name);
+                drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
+                assert_eq!(std::fs::read(&path).expect("read"), held, "{}", kind.name);
+            }
+            wait_until_released(&directory);
+        });
+    }
+}
+
+#[test]
+fn a_file_system_that_was_not_tested_is_refused_by_its_name_where_the_store_must_be_durable() {
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
+        return say("NOT TESTED: a store on tmpfs, since /dev/shm cannot be written");
+    };
+    let open = |require_durable| SledStore::open(&directory.path().join("data"), require_durable, SystemClock.read());
+    let error = open(true).expect_err("refused").to_string();
+    assert!(error.contains("log synced after each write on tmpfs"), "{error}");
+    assert!(error.contains("put store.url on ext4, xfs or btrfs"), "{error}");
+    let store = open(false).expect("opens");
+    assert_eq!(store.durability(), Durability::SyncedLog(FileSystem::Other("tmpfs")));
+    assert!(!store.durability().is_proven());
+}

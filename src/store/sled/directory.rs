@@ -21,7 +21,7 @@ const CACHE: u64 = 12 << 20;
 /// Milliseconds between the times at which sled's own thread reclaims space in its log, which it does nowhere else.
 const RECLAIM_EVERY: u64 = 100;
 /// Lies beside the database and says that it is not new, since a damaged one can open silently empty.
-const MARKER: &str = "doorbell-store";
+pub(super) const MARKER: &str = "doorbell-store";
 /// sled's own directory within the data directory.
 pub(super) const DATABASE: &str = "sled";
 /// sled's log within that.

@@ -167,6 +167,17 @@ impl SledStore {
         answer.await.map_err(|_| self.is_without_writer())?
     }
 
+    /// Has the writer panic, and waits until it is gone.
+    #[cfg(test)]
+    pub(super) fn end_writer(&self) {
+        let (reply, _) = oneshot::channel();
+        let writes = self.writes.as_ref().expect("open");
+        writes.try_send(Write::Panic(reply)).map_err(drop).expect("sent");
+        while !writes.is_closed() {
+            std::thread::yield_now();
+        }
+    }
+
     /// The writer ends when the store is dropped and not before, unless it panics: then the store has failed.
     fn is_without_writer(&self) -> StoreError {
         let failure = self.failure.get_or_init(|| {

@@ -11,7 +11,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::super::agenda::Agenda;
 use super::super::durability::Log;
 use super::super::watch::Watches;
-use super::super::{Advanced, Amendment, Claim, Recorded, Retention, Sequence, Settlement, Step, StoreError, StoredEvent};
+use super::super::{
+    Advanced, Amendment, Claim, Recorded, Retention, Sequence, Settlement, Step, StoreError, StoredEvent,
+};
 use super::directory::flush;
 use super::group::{Group, answer, refuse};
 use super::index::{IndexWriter, Sink, event_place};
@@ -219,7 +221,10 @@ impl Writer {
                 group.answers.push(answer(reply, prepared));
             }
             #[cfg(test)]
-            Write::Panic(_) => panic!("a fault in the writer"),
+            Write::Panic(reply) => {
+                let _reply = reply;
+                panic!("a fault in the writer");
+            }
             Write::Import(events, now, reply) => {
                 let prepared = group.attempt(|group| self.prepare_import(group, events));
                 group.answers.push(match prepared {
