@@ -148,7 +148,8 @@ fn a_store_that_is_opened_goes_by_what_the_disk_holds_and_not_by_what_the_kernel
             drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
             wait_until_released(&directory);
             let path = directory.join("sled").join("a file of sled's");
-            let (remembered, held) = ([b'r'; 4096], [b'h'; 4096]);
+            // No longer than the smallest block that a file system keeps together.
+            let (remembered, held) = ([b'r'; 1024], [b'h'; 1024]);
             let file = std::fs::File::create(&path).and_then(|mut file| {
                 file.write_all(&remembered)?;
                 file.sync_all()

@@ -76,6 +76,21 @@ impl Group {
         prepared
     }
 
+    /// Takes in what `prepare` prepares, and tells once it is durable, or at once why it was not prepared.
+    pub(super) fn prepare<T: Send + 'static>(
+        &mut self,
+        reply: oneshot::Sender<Result<T, StoreError>>,
+        prepare: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) {
+        let answer: Answer = match self.attempt(prepare) {
+            Ok(value) => Box::new(move |durable, _| {
+                let _ = reply.send(durable.map(|()| value));
+            }),
+            Err(error) => refuse(reply, error),
+        };
+        self.answers.push(answer);
+    }
+
     /// Writes that were prepared so far.
     pub(super) fn length(&self) -> usize {
         self.whole.writes.len() + self.part.writes.len()
@@ -159,19 +174,6 @@ pub(super) fn nonce_key(until: Timestamp, nonce: [u8; 16]) -> [u8; NONCE_KEY] {
     key[1..9].copy_from_slice(&u64::try_from(until.as_millis()).unwrap_or(0).to_be_bytes());
     key[9..].copy_from_slice(&nonce);
     key
-}
-
-/// Tells what was prepared once it is durable, or at once why it was not.
-pub(super) fn answer<T: Send + 'static>(
-    reply: oneshot::Sender<Result<T, StoreError>>,
-    prepared: Result<T, StoreError>,
-) -> Answer {
-    match prepared {
-        Ok(value) => Box::new(move |durable, _| {
-            let _ = reply.send(durable.map(|()| value));
-        }),
-        Err(error) => refuse(reply, error),
-    }
 }
 
 /// Tells at once why nothing was prepared.

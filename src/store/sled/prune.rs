@@ -52,14 +52,12 @@ impl Sweep {
     ) -> Result<Found, StoreError> {
         let mut old = Vec::new();
         let (mut is_any_young, mut is_any_earlier) = (false, false);
-        let mut looked_at = 0;
-        for entry in tree.range(key(ENDED, self.next)..key(ENDED, Sequence::MAX)) {
+        for (looked_at, entry) in tree.range(key(ENDED, self.next)..key(ENDED, Sequence::MAX)).enumerate() {
             if looked_at == LOOKED_AT || old.len() == limit {
                 // Events are in order of receipt, and none changes before that.
                 let is_through = is_any_young && !is_any_earlier;
                 return Ok(Found { old, rest: (!is_through).then_some(self) });
             }
-            looked_at += 1;
             let (ended, bytes) = entry.map_err(failed)?;
             let sequence = sequence_of(&ended);
             self.next = sequence + 1;

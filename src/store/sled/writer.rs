@@ -15,7 +15,7 @@ use super::super::{
     Advanced, Amendment, Claim, Recorded, Retention, Sequence, Settlement, Step, StoreError, StoredEvent,
 };
 use super::directory::flush;
-use super::group::{Group, answer, refuse};
+use super::group::{Group, refuse};
 use super::index::{IndexWriter, Sink, event_place};
 use super::layout::{ENDED, key, sequence_of};
 use super::prepare::{Removed, prepare_retention};
@@ -213,12 +213,10 @@ impl Writer {
                 });
             }
             Write::Prune(found, moment, reply) => {
-                let prepared = group.attempt(|group| self.prepare_prune(group, &found, moment));
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_prune(group, &found, moment));
             }
             Write::Retention(retention, reply) => {
-                let prepared = group.attempt(|group| prepare_retention(group, retention));
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| prepare_retention(group, retention));
             }
             #[cfg(test)]
             Write::Panic(reply) => {
@@ -242,16 +240,13 @@ impl Writer {
                 });
             }
             Write::Secret(name, fresh, reply) => {
-                let prepared = group.attempt(|group| self.prepare_secret(group, &name, fresh));
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_secret(group, &name, fresh));
             }
             Write::ReplaceSecret(name, held, fresh, reply) => {
-                let prepared = group.attempt(|group| self.prepare_replace_secret(group, &name, &held, fresh));
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_replace_secret(group, &name, &held, fresh));
             }
             Write::Nonce(nonce, until, now, reply) => {
-                let prepared = group.attempt(|group| self.prepare_nonce(group, nonce, until, now));
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_nonce(group, nonce, until, now));
             }
         }
     }
