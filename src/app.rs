@@ -302,11 +302,11 @@ pub fn integrations(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<deliv
 /// Says what an operator should know about the store before relying on it.
 pub fn warn_of_durability(config: &Config, durability: Durability) {
     let StoreUrl::Sled(directory) = &config.store.url else { return };
-    if durability == Durability::SyncedLog {
+    if !durability.is_proven() {
         tracing::warn!(
             directory = %directory.display(),
-            "the file system has no synchronous-write attributes, so loss of power may lose acknowledged events; put \
-             store.url on ext4, xfs or btrfs"
+            %durability,
+            "loss of power may lose acknowledged events; put store.url on ext4, xfs or btrfs"
         );
     }
 }

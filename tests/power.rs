@@ -5,7 +5,15 @@
 //! that was durable by then, and of the rest whatever a cache that reorders happened to have written, down to single
 //! sectors of one write. The store must open there, and know everything that had been acknowledged.
 //!
-//! `DOORBELL_POWER_ROUNDS` is the number of moments (default 16; the long form is 200).
+//! That needs no rights, and takes the kernel's word for what is durable. [`file_systems`] does not: there the program
+//! runs on a real ext4, xfs and btrfs, on a disk that writes down what reaches it ([`disk`]).
+//!
+//! `DOORBELL_POWER_ROUNDS` is the number of moments, on each file system (default 16; the long form is 200).
+
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
+mod file_systems;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -67,18 +75,27 @@ enum Disk {
     IgnoresAttributes,
 }
 
+/// An event, and the moments at which the program gave its word: how much had been written down by then.
+#[derive(Debug)]
+struct Acknowledged {
+    id: EventId,
+    taken_on: u64,
+    /// Its result had been taken.
+    settled: u64,
+    body: Vec<u8>,
+}
+
 /// Everything the program did, and the moments at which it gave its word.
 struct Record {
     deeds: Vec<Deed>,
     /// Where each deed's record ends in the file.
     ends: Vec<u64>,
     returned_at: HashMap<u64, usize>,
-    /// By event: the length of the record when it was acknowledged, and when its result had been taken.
-    acknowledged: Vec<(EventId, u64, u64, Vec<u8>)>,
+    acknowledged: Vec<Acknowledged>,
 }
 
 impl Record {
-    fn read(path: &Path, acknowledged: Vec<(EventId, u64, u64, Vec<u8>)>) -> Self {
+    fn read(path: &Path, acknowledged: Vec<Acknowledged>) -> Self {
         let bytes = std::fs::read(path).expect("a record");
         let (mut deeds, mut ends, mut returned_at, mut at) = (Vec::new(), Vec::new(), HashMap::new(), 0);
         while bytes.len() - at >= 32 {
@@ -244,7 +261,7 @@ async fn recorded(directory: &TempDir) -> Option<Record> {
         return None;
     }
     let probe = SledStore::open(&directory.path().join("probe"), false, SystemClock.read()).expect("opens");
-    if probe.durability() != Durability::Synchronous {
+    if !matches!(probe.durability(), Durability::Synchronous(_)) {
         eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
         return None;
     }
@@ -262,15 +279,27 @@ async fn recorded(directory: &TempDir) -> Option<Record> {
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
     let process = Process::serve(&doorbell(), &file, &variables);
 
+    let length = record.clone();
+    let length = move || std::fs::metadata(&length).expect("a record").len();
+    let acknowledged = load(&process, &marketplace, length).await;
+    process.kill();
+    Some(Record::read(&record, acknowledged))
+}
+
+/// Has the program take on and settle events of all sizes, and notes by `length` when it said so.
+async fn load(
+    process: &Process,
+    marketplace: &Arc<Marketplace>,
+    length: impl Fn() -> u64 + Clone + Send + 'static,
+) -> Vec<Acknowledged> {
     let client = Client::new();
     let bearer = token(&client, &process.public, "marketplace", "outbound-secret").await;
     let base = BaseUrl::parse(&marketplace.base_url).expect("a base URL");
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let (marketplace, client, bearer) = (Arc::clone(&marketplace), client.clone(), bearer.clone());
-        let (public, record, base) = (process.public.clone(), record.clone(), base.clone());
+        let (marketplace, client, bearer) = (Arc::clone(marketplace), client.clone(), bearer.clone());
+        let (public, base, length) = (process.public.clone(), base.clone(), length.clone());
         callers.spawn(async move {
-            let length = || std::fs::metadata(&record).expect("a record").len();
             let mut acknowledged = Vec::new();
             for number in (caller..EVENTS).step_by(CALLERS) {
                 // 1 KB to 1 MB.
@@ -282,26 +311,29 @@ async fn recorded(directory: &TempDir) -> Option<Record> {
                 assert!(answer.status().is_success(), "{}", answer.status());
                 let taken_on = length();
                 marketplace.until_settled(&id).await;
+                let settled = length();
                 let url = EventUrl::parse(&url, [&base]).expect("an event URL");
-                acknowledged.push((EventId::of("default", &url), taken_on, length(), body.to_string().into_bytes()));
+                let (id, body) = (EventId::of("default", &url), body.to_string().into_bytes());
+                acknowledged.push(Acknowledged { id, taken_on, settled, body });
             }
             acknowledged
         });
     }
-    let acknowledged = callers.join_all().await.concat();
-    process.kill();
-    Some(Record::read(&record, acknowledged))
+    callers.join_all().await.into_iter().flatten().collect()
+}
+
+fn rounds() -> usize {
+    std::env::var("DOORBELL_POWER_ROUNDS").map_or(16, |text| text.parse().expect("a number"))
 }
 
 /// What is wrong with the store that a loss of power left behind.
-async fn faults(record: &Record, moment: usize, directory: &Path) -> Vec<String> {
+async fn faults(acknowledged: &[Acknowledged], reached: u64, directory: &Path) -> Vec<String> {
     let store = match SledStore::open(directory, false, SystemClock.read()) {
         Ok(store) => store,
         Err(error) => return vec![format!("it does not open: {error}")],
     };
-    let reached = if moment == 0 { 0 } else { record.ends[moment - 1] };
     let mut faults = Vec::new();
-    for (id, taken_on, settled, body) in &record.acknowledged {
+    for Acknowledged { id, taken_on, settled, body } in acknowledged {
         let event = match store.event(*id).await {
             Ok(event) => event,
             Err(error) => {
@@ -332,7 +364,7 @@ async fn faults(record: &Record, moment: usize, directory: &Path) -> Vec<String>
 async fn loss_of_power_at_any_moment_loses_nothing_acknowledged_by_the_attributes_and_does_without_them() {
     let directory = tempfile::tempdir().expect("a directory");
     let Some(record) = recorded(&directory).await else { return };
-    let rounds: usize = std::env::var("DOORBELL_POWER_ROUNDS").map_or(16, |text| text.parse().expect("a number"));
+    let rounds = rounds();
     let seed = getrandom::u64().expect("randomness");
     let mut chance = Chance(seed);
     let mut lost_without = 0;
@@ -348,7 +380,8 @@ async fn loss_of_power_at_any_moment_loses_nothing_acknowledged_by_the_attribute
             let left = directory.path().join("left");
             std::fs::create_dir(&left).expect("made");
             record.lose_power(moment, disk, &left, &mut chance);
-            let faults = faults(&record, moment, &left).await;
+            let reached = if moment == 0 { 0 } else { record.ends[moment - 1] };
+            let faults = faults(&record.acknowledged, reached, &left).await;
             match disk {
                 Disk::HonoursAttributes => assert!(faults.is_empty(), "seed {seed}, moment {moment}: {faults:?}"),
                 Disk::IgnoresAttributes => lost_without += usize::from(!faults.is_empty()),

@@ -12,8 +12,8 @@ use doorbell::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
-    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Recorded, Sequence, Settlement, Step,
-    StoreError, StoredEvent, Watch,
+    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Pruned, Recorded, Retention, Sequence,
+    Settlement, Step, StoreError, StoredEvent, Watch,
 };
 use reqwest::StatusCode;
 use secrecy::SecretSlice;
@@ -291,8 +291,14 @@ impl EventStore for Broken {
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
         self.0.account_status(integration, account).await
     }
-    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.0.prune(moment, limit).await
+    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        self.0.prune(moment, now, limit).await
+    }
+    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
+        self.0.retention().await
+    }
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
+        self.0.note_retention(retention).await
     }
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
         self.0.event(id).await

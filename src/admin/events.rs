@@ -92,7 +92,13 @@ async fn list(_: Operator, office: web::Data<Office>, request: HttpRequest) -> R
     let page = office.store.list(&filter, cursor, limit.min(MAX_LIMIT)).await?;
     let events: Vec<Summary> = page.events.into_iter().map(Summary::from).collect();
     let next = page.next.map(|next| next.to_string());
-    json(HttpResponse::Ok(), &json!({ "events": events, "next": next }))
+    let mut shown = json!({ "events": events, "next": next });
+    if !page.unreadable.is_empty() {
+        let unreadable =
+            page.unreadable.into_iter().map(|(number, reason)| json!({"number": number, "reason": reason}));
+        shown["unreadable"] = unreadable.collect();
+    }
+    json(HttpResponse::Ok(), &shown)
 }
 
 fn state(text: &str) -> Result<State, Problem> {

@@ -157,12 +157,15 @@ impl List {
         if self.output == Output::Json {
             return print::json(&answer);
         }
-        let mut table = Table::with_header(["received", "event", "type", "account", "state", "failed", "last error"]);
+        let mut table = Table::with_header(["received", "event", "type", "account", "state", "attempts", "last error"]);
         for event in answer["events"].as_array().into_iter().flatten() {
             let fields = ["receivedAt", "id", "type", "account", "state", "attempts", "lastError"];
             table.row(fields.map(|field| cell(&event[field])));
         }
         table.print()?;
+        for event in answer["unreadable"].as_array().into_iter().flatten() {
+            print::line(format!("event number {} cannot be read: {}", event["number"], cell(&event["reason"])))?;
+        }
         answer["next"].as_str().map_or(Ok(()), |next| print::line(format!("there are more: --cursor {next}")))
     }
 }

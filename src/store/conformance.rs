@@ -173,10 +173,18 @@ pub(super) async fn finished_events_are_removed_by_their_age_in_steps_and_others
         let moment = if token == "fresh" { at(50) } else { at(10) };
         store.settle(held, settlement, moment).await.expect("settled");
     }
-    assert_eq!(store.prune(wall(10), 10).await, Ok(0), "nothing is older than what changed then");
-    assert_eq!(store.prune(wall(11), 2).await, Ok(2), "the oldest, no more than asked for");
-    assert_eq!(store.prune(wall(11), 2).await, Ok(1));
-    assert_eq!(store.prune(wall(11), 2).await, Ok(0));
+    assert_eq!(
+        store.prune(wall(10), wall(100), 10).await.map(|pruned| pruned.removed),
+        Ok(0),
+        "nothing is older than what changed then"
+    );
+    assert_eq!(
+        store.prune(wall(11), wall(100), 2).await.map(|pruned| pruned.removed),
+        Ok(2),
+        "the oldest, no more than asked for"
+    );
+    assert_eq!(store.prune(wall(11), wall(100), 2).await.map(|pruned| pruned.removed), Ok(1));
+    assert_eq!(store.prune(wall(11), wall(100), 2).await.map(|pruned| pruned.removed), Ok(0));
     for token in ["1", "2", "3"] {
         assert_eq!((store.event(id(token)).await, store.body(id(token)).await), (Ok(None), Ok(None)), "{token}");
     }
@@ -197,10 +205,10 @@ pub(super) async fn an_event_that_ends_long_after_later_ones_is_removed_like_any
         let held = proceed(store, held, fetched(None, b"{}"), at(0)).await;
         store.settle(held, settlement, at(0)).await.expect("settled");
     }
-    assert_eq!(store.prune(wall(40), 10).await, Ok(0));
+    assert_eq!(store.prune(wall(40), wall(100), 10).await.map(|pruned| pruned.removed), Ok(0));
     let late = claim(store, at(50)).await.expect("the late one");
     store.settle(late, Settlement::Done(None), at(50)).await.expect("settled");
-    assert_eq!(store.prune(wall(60), 10).await, Ok(1));
+    assert_eq!(store.prune(wall(60), wall(100), 10).await.map(|pruned| pruned.removed), Ok(1));
     assert_eq!(store.event(id("late")).await, Ok(None));
 }
 

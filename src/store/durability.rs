@@ -1,82 +1,332 @@
 //! What makes a write of sled's survive loss of power.
 //!
-//! sled 0.34's `flush` calls `sync_file_range`, which syncs neither file metadata nor the device's cache. The
-//! kernel's synchronous-write attributes on the data directory (`chattr +SD`) make every write of sled's a
-//! durable one, and files made inside inherit them. Where a file system has no such attributes, the log file
-//! is synced after each flush, which holds less; `doorbell check` and a warning at start say so.
+//! sled 0.34's `flush` calls `sync_file_range`, which syncs neither file metadata nor the device's cache. Where the log
+//! file carries the kernel's synchronous-write attribute (`chattr +S`), every write of sled's is durable when it
+//! returns. Nothing is taken for granted about who inherits the attribute: on btrfs new files do not, and xfs takes it
+//! for files and refuses its sibling for directories. So it is set on each file and directory as far as that takes it,
+//! and what counts are the flags of the open log file, read back. Where they are not there the log is synced after
+//! each flush, through a descriptor that is held open.
+//!
+//! What is made, renamed or removed is made durable by syncing the directory, whatever its attributes.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How far an acknowledged write is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Every write is synchronous: safe against loss of power.
-    Synchronous,
-    /// The log is synced after each flush: safe against a crash of the machine where the disk keeps the order
-    /// of writes.
-    SyncedLog,
+    /// Every write to the log is synchronous.
+    Synchronous(FileSystem),
+    /// The log is synced after each flush.
+    SyncedLog(FileSystem),
     /// Lost with the process.
     Memory,
 }
 
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Synchronous => "synchronous writes",
-            Self::SyncedLog => "log synced after each write (the file system has no synchronous-write attributes)",
-            Self::Memory => "none: events live as long as the process",
-        })
-    }
-}
-
-/// Sets the synchronous-write attributes on `directory` and everything in it.
-///
-/// Files that exist already do not inherit them, so each is set by itself.
-pub(super) fn make_synchronous(directory: &Path) -> io::Result<Durability> {
-    if !set_attributes(directory)? {
-        return Ok(Durability::SyncedLog);
-    }
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let is_covered = if entry.file_type()?.is_dir() {
-            make_synchronous(&entry.path())? == Durability::Synchronous
-        } else {
-            set_attributes(&entry.path())?
-        };
-        if !is_covered {
-            return Ok(Durability::SyncedLog);
+impl Durability {
+    /// Whether loss of power was tried on this file system, with this mechanism, and lost nothing: see `tests/power.rs`.
+    pub const fn is_proven(self) -> bool {
+        match self {
+            Self::Synchronous(FileSystem::Ext4 | FileSystem::Xfs | FileSystem::Btrfs) => true,
+            Self::Synchronous(FileSystem::Other(_) | FileSystem::Unknown(_)) | Self::SyncedLog(_) | Self::Memory => {
+                false
+            }
         }
     }
-    Ok(Durability::Synchronous)
 }
 
-/// Returns whether the file system took the attributes.
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let untested = if self.is_proven() { "" } else { ", which was not tested against loss of power" };
+        match self {
+            Self::Synchronous(file_system) => write!(f, "synchronous writes on {file_system}{untested}"),
+            Self::SyncedLog(file_system) => write!(f, "log synced after each write on {file_system}{untested}"),
+            Self::Memory => f.write_str("none: events live as long as the process"),
+        }
+    }
+}
+
+/// The file system that a store lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext4 with its journal and write barriers.
+    Ext4,
+    /// xfs.
+    Xfs,
+    /// btrfs with write barriers.
+    Btrfs,
+    /// One that is known by name only.
+    Other(&'static str),
+    /// One that is known by its number in `statfs` only.
+    Unknown(u64),
+}
+
+impl FileSystem {
+    /// By the number that `statfs` gives.
+    const fn of_magic(magic: u64) -> Self {
+        match magic {
+            0xef53 => Self::Ext4,
+            0x5846_5342 => Self::Xfs,
+            0x9123_683e => Self::Btrfs,
+            0x0102_1994 => Self::Other("tmpfs"),
+            0x794c_7630 => Self::Other("overlayfs"),
+            0x6969 => Self::Other("nfs"),
+            0x6573_5546 => Self::Other("fuse"),
+            0x2fc1_2fc1 => Self::Other("zfs"),
+            0xf2f5_2010 => Self::Other("f2fs"),
+            0xca45_1a4e => Self::Other("bcachefs"),
+            0xff53_4d42 => Self::Other("cifs"),
+            0xfe53_4d42 => Self::Other("smb2"),
+            0x0102_1997 => Self::Other("9p"),
+            0x00c3_6400 => Self::Other("ceph"),
+            0x8584_58f6 => Self::Other("ramfs"),
+            magic => Self::Unknown(magic),
+        }
+    }
+
+    /// As it is mounted: ext2, ext3 and ext4 share a number, and barriers can be switched off.
+    fn as_mounted(self, kind: &str, options: &str) -> Self {
+        let has = |unwanted: &str| options.split(',').any(|option| option == unwanted);
+        let is_without_barriers = has("nobarrier") || has("barrier=0");
+        match self {
+            Self::Ext4 if kind == "ext2" => Self::Other("ext2"),
+            Self::Ext4 if kind == "ext3" => Self::Other("ext3"),
+            Self::Ext4 if is_without_barriers => Self::Other("ext4 without write barriers"),
+            Self::Btrfs if is_without_barriers => Self::Other("btrfs without write barriers"),
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ext4 => f.write_str("ext4"),
+            Self::Xfs => f.write_str("xfs"),
+            Self::Btrfs => f.write_str("btrfs"),
+            Self::Other(name) => f.write_str(name),
+            Self::Unknown(magic) => write!(f, "a file system of unknown kind ({magic:#x})"),
+        }
+    }
+}
+
+/// The file system of `directory`.
 #[cfg(target_os = "linux")]
-fn set_attributes(path: &Path) -> io::Result<bool> {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-    let wanted = IFlags::SYNC | IFlags::DIRSYNC;
-    let file = File::open(path)?;
-    let wanted = if file.metadata()?.is_dir() { wanted } else { IFlags::SYNC };
-    let Ok(present) = ioctl_getflags(&file) else { return Ok(false) };
-    if present.contains(wanted) {
-        return Ok(true);
-    }
-    if ioctl_setflags(&file, present | wanted).is_err() {
-        return Ok(false);
-    }
-    // Some file systems accept attributes they do not keep.
-    Ok(ioctl_getflags(&file).is_ok_and(|kept| kept.contains(wanted)))
+pub(super) fn file_system(directory: &Path) -> io::Result<FileSystem> {
+    let magic = rustix::fs::statfs(directory)?.f_type;
+    #[expect(clippy::cast_sign_loss, reason = "a number of 32 bits, signed on some machines")]
+    let file_system = FileSystem::of_magic(magic as u64 & 0xffff_ffff);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let place = directory.canonicalize()?;
+    Ok(match mount_of(&place, &mounts) {
+        Some((kind, options)) => file_system.as_mounted(kind, options),
+        None => file_system,
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_attributes(path: &Path) -> io::Result<bool> {
-    File::open(path).map(|_| false)
+pub(super) fn file_system(directory: &Path) -> io::Result<FileSystem> {
+    File::open(directory).map(|_| FileSystem::Other(std::env::consts::OS))
+}
+
+/// The kind and the options of the mount that `place` lies in, by the text of `/proc/self/mountinfo`.
+fn mount_of<'a>(place: &Path, mounts: &'a str) -> Option<(&'a str, &'a str)> {
+    let mut deepest: Option<(usize, &str, &str)> = None;
+    for line in mounts.lines() {
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let Some(point) = before.split(' ').nth(4) else { continue };
+        let point = PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"));
+        let mut after = after.split(' ');
+        let (Some(kind), Some(options)) = (after.next(), after.nth(1)) else { continue };
+        let depth = point.components().count();
+        // Of two mounts in one place the later hides the earlier.
+        if place.starts_with(&point) && deepest.is_none_or(|(known, _, _)| depth >= known) {
+            deepest = Some((depth, kind, options));
+        }
+    }
+    deepest.map(|(_, kind, options)| (kind, options))
+}
+
+/// Sets the synchronous-write attributes on `directory` and all that lies in it, as far as each takes them.
+///
+/// What was made before they were set, or where they are not inherited, does not have them.
+pub(super) fn make_synchronous(directory: &Path) -> io::Result<()> {
+    set_attributes(&File::open(directory)?)?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_synchronous(&entry.path())?;
+        } else {
+            set_attributes(&File::open(entry.path())?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets what `file` takes of the attributes, and returns whether writes to it are synchronous from now on.
+#[cfg(target_os = "linux")]
+fn set_attributes(file: &File) -> io::Result<bool> {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let Ok(present) = ioctl_getflags(file) else { return Ok(false) };
+    let wanted: &[IFlags] = if file.metadata()?.is_dir() {
+        // xfs refuses the second together with the first and alone.
+        &[IFlags::SYNC.union(IFlags::DIRSYNC), IFlags::SYNC]
+    } else {
+        &[IFlags::SYNC]
+    };
+    let is_set = |wanted: &IFlags| present.contains(*wanted) || ioctl_setflags(file, present | *wanted).is_ok();
+    if !wanted.iter().any(is_set) {
+        return Ok(false);
+    }
+    // Some file systems accept attributes they do not keep.
+    Ok(ioctl_getflags(file).is_ok_and(|kept| kept.contains(IFlags::SYNC)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_attributes(_: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// sled's log, held open so that syncing it never depends on a free descriptor.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: File,
+    durability: Durability,
+}
+
+impl Log {
+    /// Takes hold of the log that sled has just opened at `path`, and makes what it has written so far durable.
+    pub(super) fn hold(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let file_system = file_system(path)?;
+        let durability = if set_attributes(&file)? {
+            Durability::Synchronous(file_system)
+        } else {
+            Durability::SyncedLog(file_system)
+        };
+        file.sync_all()?;
+        Ok(Self { file, durability })
+    }
+
+    pub(super) const fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Makes durable what sled has flushed.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match self.durability {
+            Durability::Synchronous(_) | Durability::Memory => Ok(()),
+            Durability::SyncedLog(_) => self.file.sync_data(),
+        }
+    }
+}
+
+/// Makes `directory` and whatever leads there, durably.
+pub(super) fn create_directory(directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    std::fs::create_dir_all(directory)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 /// Makes the entries of `directory` durable.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Makes all that lies in `directory` durable, and has it read from the disk from now on.
+///
+/// After a failed write or sync Linux marks the pages of its cache clean and keeps them, though the disk does not have
+/// what they say, and a process that was killed leaves pages that have not been written yet. Either would be taken for
+/// durable by whoever reads them. So what can still be written is written, and then every page is given up.
+pub(super) fn read_afresh(directory: &Path) -> io::Result<()> {
+    sync_tree(directory)?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            give_up_cached(&File::open(entry.path())?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn give_up_cached(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_up_cached(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes all that lies in `directory` durable: files, directories and their entries.
+pub(super) fn sync_tree(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_directory(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,errors=remount-ro
+23 22 0:5 / /dev rw shared:2 - devtmpfs dev rw
+30 22 254:1 / /srv rw - ext4 /dev/vdb rw,nobarrier
+31 22 254:2 / /srv/two\\040words rw - btrfs /dev/vdc rw,nobarrier,space_cache=v2
+32 22 254:3 / /old rw - ext3 /dev/vdd rw
+33 30 254:4 / /srv/over rw - xfs /dev/vde rw
+34 30 254:5 / /srv/over rw master:1 - ext4 /dev/vdf rw,barrier=0
+torn line
+";
+
+    #[test]
+    fn a_file_system_is_known_by_the_mount_it_lies_in_and_how_that_was_made() {
+        for (place, magic, file_system) in [
+            ("/data", 0xef53, FileSystem::Ext4),
+            ("/srvdata", 0xef53, FileSystem::Ext4),
+            ("/srv/data", 0xef53, FileSystem::Other("ext4 without write barriers")),
+            ("/srv/two words/data", 0x9123_683e, FileSystem::Other("btrfs without write barriers")),
+            ("/old", 0xef53, FileSystem::Other("ext3")),
+            ("/srv/over/data", 0xef53, FileSystem::Other("ext4 without write barriers")),
+            ("/data", 0x5846_5342, FileSystem::Xfs),
+            ("/data", 0x0102_1994, FileSystem::Other("tmpfs")),
+            ("/data", 0x1234, FileSystem::Unknown(0x1234)),
+        ] {
+            let (kind, options) = mount_of(Path::new(place), MOUNTS).expect("a mount");
+            assert_eq!(FileSystem::of_magic(magic).as_mounted(kind, options), file_system, "{place}");
+        }
+        assert_eq!(mount_of(Path::new("/data"), ""), None);
+    }
+
+    #[test]
+    fn only_what_was_tested_counts_as_proven_and_the_rest_says_so() {
+        for file_system in [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs] {
+            assert!(Durability::Synchronous(file_system).is_proven());
+            assert_eq!(
+                Durability::Synchronous(file_system).to_string(),
+                format!("synchronous writes on {file_system}")
+            );
+            assert!(!Durability::SyncedLog(file_system).is_proven());
+        }
+        let other = Durability::Synchronous(FileSystem::Other("f2fs"));
+        assert!(!other.is_proven());
+        assert_eq!(other.to_string(), "synchronous writes on f2fs, which was not tested against loss of power");
+        let unknown = Durability::SyncedLog(FileSystem::Unknown(0x1234)).to_string();
+        assert!(unknown.contains("a file system of unknown kind (0x1234)"), "{unknown}");
+    }
 }

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::agenda::{Agenda, Claimed};
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Recorded, Sequence,
-    Settlement, Step, StoreError, StoredEvent,
+    Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Pruned, Recorded,
+    Retention, Sequence, Settlement, Step, StoreError, StoredEvent,
 };
 use crate::clock::{Moment, Now, Timestamp};
 use crate::event::{AccountChange, AccountStatus, Body, EventId, EventRecord, Notification, State};
@@ -34,6 +34,7 @@ struct Inner {
     secrets: HashMap<String, SecretSlice<u8>>,
     /// By when they may be forgotten.
     nonces: BTreeSet<(Timestamp, [u8; 16])>,
+    retention: Option<Retention>,
     agenda: Agenda,
 }
 
@@ -170,7 +171,7 @@ impl EventStore for MemoryStore {
         Ok(())
     }
 
-    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
+    async fn prune(&self, moment: Timestamp, _: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
         let mut inner = self.lock();
         let newest = inner.records.last_key_value().map(|(newest, _)| *newest);
         let old = inner.records.iter().filter(|(sequence, record)| {
@@ -182,7 +183,16 @@ impl EventStore for MemoryStore {
             inner.bodies.remove(sequence);
             inner.sequences.remove(id);
         }
-        Ok(old.len())
+        Ok(Pruned { removed: old.len(), is_through: old.len() < limit })
+    }
+
+    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
+        Ok(self.lock().retention)
+    }
+
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
+        self.lock().retention = Some(retention);
+        Ok(())
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
@@ -241,7 +251,7 @@ impl EventStore for MemoryStore {
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         let inner = self.lock();
-        let mut page = Page { events: Vec::new(), next: None };
+        let mut page = Page { events: Vec::new(), unreadable: Vec::new(), next: None };
         for (sequence, event) in inner.records.range(..before.unwrap_or(Sequence::MAX)).rev() {
             if page.events.len() == limit {
                 page.next = Some(sequence + 1);

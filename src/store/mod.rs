@@ -29,8 +29,8 @@ use crate::event::{
 };
 use agenda::Lease;
 
-pub use durability::Durability;
-pub use retention::prune_from_time_to_time;
+pub use durability::{Durability, FileSystem};
+pub use retention::{Retention, prune_from_time_to_time};
 pub use watch::Watch;
 
 /// What came of recording a notification.
@@ -219,8 +219,19 @@ impl Filter {
 pub struct Page {
     /// The events.
     pub events: Vec<EventRecord>,
+    /// Events that cannot be read, by place, and why not.
+    pub unreadable: Vec<(Sequence, String)>,
     /// Where the next page begins, if there is one.
     pub next: Option<Sequence>,
+}
+
+/// What one call of [`EventStore::prune`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Events that are gone.
+    pub removed: usize,
+    /// Whether there is nothing more to look at for now.
+    pub is_through: bool,
 }
 
 /// Why the store did not do what it was asked.
@@ -300,11 +311,20 @@ pub trait EventStore: Send + Sync + 'static {
     async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError>;
 
     /// Removes up to `limit` events that were done and last changed before `moment`, oldest first, bodies and all.
-    /// Returns how many.
+    ///
+    /// Looks at so many events in one call and no more, and goes on from there in the next; it is through once it has
+    /// come to those that are too young. Whatever lies in between, be it dated after `now` or not to be read at all,
+    /// is passed over.
     ///
     /// Dead and deferred events stay, since they wait for somebody, and so does the newest event of all, whose place
     /// in the order must not be given twice.
-    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError>;
+    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
+
+    /// How far retention has come, if that was ever noted.
+    async fn retention(&self) -> Result<Option<Retention>, StoreError>;
+
+    /// Notes, durably, how far retention has come.
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError>;
 
     /// The record of an event.
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError>;
@@ -325,7 +345,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// The status of an account as the latest event about it that succeeded has left it; nothing if none has told.
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError>;
 
-    /// Up to `limit` events, newest first, that were received before the event at `before`.
+    /// Up to `limit` events, newest first, that were received before the event at `before`. Those that cannot be read
+    /// count, and are told apart.
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
 
     /// When the next event that cannot be claimed yet becomes due, but for the `busy` marketplaces.

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use super::sled::{OpenError, SledStore};
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Recorded, Sequence, Settlement, Step,
-    StoreError, StoredEvent,
+    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Pruned, Recorded, Retention, Sequence,
+    Settlement, Step, StoreError, StoredEvent,
 };
 use crate::clock::{Clock, Moment, Now, Timestamp};
 use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
@@ -99,6 +99,7 @@ impl Inner {
 
     async fn reopen(self: Arc<Self>) {
         tracing::error!(directory = %self.directory.display(), "the store is closed until its disk takes writes again");
+        let mut said = String::new();
         loop {
             tokio::time::sleep(PAUSE).await;
             let (directory, require_durable) = (self.directory.clone(), self.require_durable);
@@ -114,10 +115,21 @@ impl Inner {
                     tracing::info!(directory = %self.directory.display(), "the store is open again");
                     return;
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "the store cannot be opened yet"),
-                Err(error) => tracing::error!(%error, "the store cannot be opened yet"),
+                Ok(Err(error)) => say_once(&mut said, &error),
+                Err(error) => say_once(&mut said, &error),
             }
         }
+    }
+}
+
+/// Tells the operator why a store stays closed, and again only when the reason is another.
+fn say_once(said: &mut String, error: &dyn std::fmt::Display) {
+    let reason = error.to_string();
+    if *said == reason {
+        tracing::debug!(%error, "the store cannot be opened yet");
+    } else {
+        tracing::error!(%error, "the store cannot be opened yet");
+        *said = reason;
     }
 }
 
@@ -171,8 +183,16 @@ impl EventStore for RecoveringStore {
         delegate!(self.amend(id, amendment, now))
     }
 
-    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        delegate!(self.prune(moment, limit))
+    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        delegate!(self.prune(moment, now, limit))
+    }
+
+    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
+        delegate!(self.retention())
+    }
+
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
+        delegate!(self.note_retention(retention))
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
@@ -277,5 +297,61 @@ mod tests {
         tokio::time::timeout(patience, waiting).await.expect("is told").expect("does not panic");
         tokio::time::timeout(patience, store.changed()).await.expect("is opened");
         assert_eq!(store.ready().await, Ok(()), "it is open again");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_stays_closed_says_why_and_says_it_once() {
+        use std::io::Write;
+        use std::sync::{Arc, Mutex};
+
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+
+        impl Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("not poisoned").write(bytes)
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let mut said = String::new();
+            let damaged = |reason: &str| super::OpenError::Damaged { directory: "store".into(), reason: reason.into() };
+            for reason in ["torn", "torn", "empty", "empty"] {
+                super::say_once(&mut said, &damaged(reason));
+            }
+        });
+        let said = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+        assert_eq!(said.matches("ERROR").count(), 2, "{said}");
+        assert!(said.contains("is damaged: torn; move the directory away"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_writer_panics_is_opened_again() {
+        use crate::store::EventStore;
+        use crate::store::conformance::{at, notification};
+        let directory = tempfile::tempdir().expect("a directory");
+        let clock = std::sync::Arc::new(crate::clock::SystemClock);
+        let store = super::RecoveringStore::open(directory.path(), false, clock).expect("opens");
+        store.record(&notification("before"), at(0)).await.expect("recorded");
+        store.changed().await;
+        let failed = store.store().expect("it is open");
+        failed.end_writer();
+        drop(failed);
+        assert!(store.ready().await.is_err());
+        let patience = std::time::Duration::from_secs(20);
+        // It is told once that the store is closed, and once that it is open.
+        while store.ready().await.is_err() {
+            tokio::time::timeout(patience, store.changed()).await.expect("is opened");
+        }
+        assert_eq!(store.record(&notification("after"), at(0)).await, Ok(crate::store::Recorded::New));
+        assert!(store.event(notification("before").id()).await.expect("answers").is_some());
     }
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use sled::Db;
 use thiserror::Error;
 
-use super::super::durability::{make_synchronous, sync_directory};
-use super::super::{Durability, StoreError};
+use super::super::StoreError;
+use super::super::durability::{
+    Durability, Log, create_directory, make_synchronous, read_afresh, sync_directory, sync_tree,
+};
 use super::failed;
 use super::layout::{LAYOUT, LAYOUT_KEY};
 
@@ -19,9 +21,11 @@ const CACHE: u64 = 12 << 20;
 /// Milliseconds between the times at which sled's own thread reclaims space in its log, which it does nowhere else.
 const RECLAIM_EVERY: u64 = 100;
 /// Lies beside the database and says that it is not new, since a damaged one can open silently empty.
-const MARKER: &str = "doorbell-store";
+pub(super) const MARKER: &str = "doorbell-store";
 /// sled's own directory within the data directory.
 pub(super) const DATABASE: &str = "sled";
+/// sled's log within that.
+const LOG: &str = "db";
 /// Locked by the one process that has the data directory open.
 const LOCK: &str = "lock";
 /// How long sled's own threads may take to let go of a database that this process has closed.
@@ -71,23 +75,23 @@ pub enum OpenError {
         /// The layout that is read.
         known: String,
     },
-    /// `store.require_durable` is set, and the file system cannot promise it.
+    /// `store.require_durable` is set, and it is not known to hold here.
     #[error(
-        "the file system of {directory:?} has no synchronous-write attributes, and store.require_durable is set; put \
-         store.url on ext4, xfs or btrfs, or set store.require_durable = false"
+        "store.require_durable is set, and {directory:?} has {found}; put store.url on ext4, xfs or btrfs, as a \
+         directory that belongs to the user doorbell runs as, or set store.require_durable = false"
     )]
     NotDurable {
         /// The data directory.
         directory: PathBuf,
+        /// What makes writes durable there, as far as they are.
+        found: Durability,
     },
 }
 
 /// An open data directory.
 pub(super) struct DataDirectory {
     pub(super) db: Db,
-    /// Where sled's log is.
-    pub(super) log: PathBuf,
-    pub(super) durability: Durability,
+    pub(super) log: Log,
     /// Held for as long as the directory is open.
     pub(super) lock: File,
 }
@@ -99,25 +103,37 @@ impl DataDirectory {
         let damaged = |reason: String| OpenError::Damaged { directory: directory.to_owned(), reason };
 
         let database = directory.join(DATABASE);
-        std::fs::create_dir_all(&database).map_err(unusable)?;
+        create_directory(&database).map_err(unusable)?;
         let lock = take_lock(directory)?;
         remove_torn_snapshots(&database).map_err(unusable)?;
-        let durability = make_synchronous(directory).map_err(unusable)?;
-        if require_durable && durability != Durability::Synchronous {
-            return Err(OpenError::NotDurable { directory: directory.to_owned() });
-        }
+        make_synchronous(directory).map_err(unusable)?;
+        read_afresh(&database).map_err(unusable)?;
 
         let marker = directory.join(MARKER);
         let db = match open_database(&database, directory) {
             Err(OpenError::Damaged { reason, .. }) if !marker.exists() => {
                 // Power was lost while it was being made; nothing was acknowledged in it.
-                set_aside(&database).map_err(unusable)?;
-                tracing::warn!(directory = %directory.display(), reason, "a store that was never finished is made anew");
+                let aside = set_aside(&database).map_err(unusable)?;
+                tracing::warn!(
+                    directory = %directory.display(),
+                    aside = %aside.display(),
+                    reason,
+                    "a store that was never finished is made anew, and what there was is kept aside"
+                );
                 make_synchronous(directory).map_err(unusable)?;
                 open_database(&database, directory)?
             }
             opened => opened?,
         };
+        // sled has made, renamed and removed files by now, and it makes none that matter later on.
+        let log = Log::hold(&database.join(LOG)).map_err(unusable)?;
+        if require_durable && !log.durability().is_proven() {
+            return Err(OpenError::NotDurable { directory: directory.to_owned(), found: log.durability() });
+        }
+        make_synchronous(&database).map_err(unusable)?;
+        sync_tree(&database).map_err(unusable)?;
+        sync_directory(directory).map_err(unusable)?;
+
         let layout = db.get(LAYOUT_KEY).map_err(|error| damaged(error.to_string()))?;
         match layout.as_deref() {
             Some(LAYOUT) => {}
@@ -131,7 +147,7 @@ impl DataDirectory {
             }
             None => {
                 db.insert(LAYOUT_KEY, LAYOUT).map_err(|error| damaged(error.to_string()))?;
-                flush(&db, &database, durability).map_err(|error| damaged(error.to_string()))?;
+                flush(&db, Some(&log)).map_err(|error| damaged(error.to_string()))?;
             }
         }
         if !marker.exists() {
@@ -140,27 +156,24 @@ impl DataDirectory {
             File::open(&marker).and_then(|file| file.sync_all()).map_err(unusable)?;
             sync_directory(directory).map_err(unusable)?;
         }
-        Ok(Self { db, log: database, durability, lock })
+        Ok(Self { db, log, lock })
     }
 }
 
-pub(super) fn flush(db: &Db, database: &Path, durability: Durability) -> Result<(), StoreError> {
+pub(super) fn flush(db: &Db, log: Option<&Log>) -> Result<(), StoreError> {
     db.flush().map_err(failed)?;
-    if durability == Durability::SyncedLog {
-        let synced = File::open(database.join("db")).and_then(|log| log.sync_data());
-        synced.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    }
-    Ok(())
+    log.map_or(Ok(()), Log::sync).map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
-/// Keeps a database that cannot be opened beside the one that takes its place.
-fn set_aside(database: &Path) -> std::io::Result<()> {
-    let aside = database.with_extension("unfinished");
-    if aside.exists() {
-        std::fs::remove_dir_all(&aside)?;
-    }
-    std::fs::rename(database, aside)?;
-    std::fs::create_dir(database)
+/// Keeps a database that cannot be opened beside the one that takes its place, and says where.
+fn set_aside(database: &Path) -> std::io::Result<PathBuf> {
+    let first = database.with_extension("unfinished");
+    let numbered = (2_u32..).map(|number| database.with_extension(format!("unfinished-{number}")));
+    let aside = std::iter::once(first).chain(numbered).find(|aside| !aside.exists());
+    let aside = aside.ok_or(std::io::ErrorKind::AlreadyExists)?;
+    std::fs::rename(database, &aside)?;
+    create_directory(database)?;
+    Ok(aside)
 }
 
 /// A snapshot that was being written at a crash makes sled refuse to open; the log still holds everything.

@@ -17,43 +17,102 @@ use crate::event::{EventId, EventRecord};
 /// Bytes of a nonce's key.
 const NONCE_KEY: usize = 1 + 8 + 16;
 
-/// Writes that become durable together, what they leave behind, and who waits for them.
+/// Writes that become durable together, and who waits for them.
+///
+/// An operation is prepared apart, seeing what those before it leave, and joins the group once all of it is prepared:
+/// one that fails on the way leaves nothing in it.
 #[derive(Default)]
 pub(super) struct Group {
+    /// What is to be made durable.
+    pub(super) whole: Changes,
+    /// What is being prepared.
+    part: Changes,
+    pub(super) answers: Vec<Answer>,
+}
+
+/// Writes, and what they leave behind.
+#[derive(Default)]
+pub(super) struct Changes {
     /// Keys and their new values, in the order in which they are written; nothing for a key that goes.
     pub(super) writes: Vec<(IVec, Option<IVec>)>,
     /// What is added to the index, before any of the writes.
     pub(super) entries: Vec<Entry>,
-    /// Records as this group leaves them.
+    /// Records as they are left.
     pub(super) records: HashMap<Sequence, Arc<EventRecord>>,
-    pub(super) sequences: HashMap<EventId, Sequence>,
-    pub(super) secrets: HashMap<String, SecretSlice<u8>>,
-    pub(super) nonces: HashSet<[u8; NONCE_KEY]>,
-    /// Events that this group removes.
-    pub(super) pruned: HashSet<Sequence>,
-    pub(super) answers: Vec<Answer>,
+    sequences: HashMap<EventId, Sequence>,
+    secrets: HashMap<String, SecretSlice<u8>>,
+    nonces: HashSet<[u8; NONCE_KEY]>,
+    /// Events that are removed.
+    pruned: HashSet<Sequence>,
+}
+
+impl Changes {
+    /// Adds what `other` has, which comes later, and leaves that empty.
+    fn take_over(&mut self, other: &mut Self) {
+        self.writes.append(&mut other.writes);
+        self.entries.append(&mut other.entries);
+        self.records.extend(other.records.drain());
+        self.sequences.extend(other.sequences.drain());
+        self.secrets.extend(other.secrets.drain());
+        self.nonces.extend(other.nonces.drain());
+        self.pruned.extend(other.pruned.drain());
+    }
 }
 
 /// Called with whether the group is durable.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
 
 impl Group {
+    /// Takes in what `prepare` prepares, or nothing of it if that fails.
+    pub(super) fn attempt<T>(
+        &mut self,
+        prepare: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let prepared = prepare(self);
+        match &prepared {
+            Ok(_) => self.whole.take_over(&mut self.part),
+            Err(_) => self.part = Changes::default(),
+        }
+        prepared
+    }
+
+    /// Takes in what `prepare` prepares, and tells once it is durable, or at once why it was not prepared.
+    pub(super) fn prepare<T: Send + 'static>(
+        &mut self,
+        reply: oneshot::Sender<Result<T, StoreError>>,
+        prepare: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) {
+        let answer: Answer = match self.attempt(prepare) {
+            Ok(value) => Box::new(move |durable, _| {
+                let _ = reply.send(durable.map(|()| value));
+            }),
+            Err(error) => refuse(reply, error),
+        };
+        self.answers.push(answer);
+    }
+
+    /// Writes that were prepared so far.
+    pub(super) fn length(&self) -> usize {
+        self.whole.writes.len() + self.part.writes.len()
+    }
+
     pub(super) fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<IVec>) {
-        self.writes.push((key.as_ref().into(), Some(value.into())));
+        self.part.writes.push((key.as_ref().into(), Some(value.into())));
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) {
-        self.writes.push((key.into(), None));
+        self.part.writes.push((key.into(), None));
     }
 
     /// Adds to the index.
     pub(super) fn enter(&mut self, entry: Entry) {
-        self.entries.push(entry);
+        self.part.entries.push(entry);
     }
 
     /// What this group has added to the index under `name`.
     pub(super) fn number(&self, name: Name) -> Option<u64> {
-        self.entries.iter().rev().find(|entry| entry.name == name).map(|entry| entry.number)
+        let entries = self.part.entries.iter().rev().chain(self.whole.entries.iter().rev());
+        entries.into_iter().find(|entry| entry.name == name).map(|entry| entry.number)
     }
 
     /// Moves an event from those in progress to those that have ended.
@@ -65,13 +124,43 @@ impl Group {
 
     /// Notes how this group leaves an event.
     pub(super) fn leave(&mut self, sequence: Sequence, record: Arc<EventRecord>) {
-        self.sequences.insert(record.id, sequence);
-        self.records.insert(sequence, record);
+        self.part.sequences.insert(record.id, sequence);
+        self.part.records.insert(sequence, record);
+    }
+
+    /// The event with this id as the group leaves it, if it does.
+    pub(super) fn event(&self, id: EventId) -> Option<(Sequence, Arc<EventRecord>)> {
+        let sequence = self.part.sequences.get(&id).or_else(|| self.whole.sequences.get(&id))?;
+        let record = self.part.records.get(sequence).or_else(|| self.whole.records.get(sequence))?;
+        Some((*sequence, Arc::clone(record)))
+    }
+
+    /// Whether the group leaves the event at this place another than it was.
+    pub(super) fn has_left(&self, sequence: Sequence) -> bool {
+        self.part.records.contains_key(&sequence) || self.whole.records.contains_key(&sequence)
+    }
+
+    /// Notes that this group removes an event.
+    pub(super) fn prune(&mut self, sequence: Sequence) {
+        self.part.pruned.insert(sequence);
+    }
+
+    pub(super) fn is_pruned(&self, sequence: Sequence) -> bool {
+        self.part.pruned.contains(&sequence) || self.whole.pruned.contains(&sequence)
+    }
+
+    pub(super) fn secret(&self, name: &str) -> Option<&SecretSlice<u8>> {
+        self.part.secrets.get(name).or_else(|| self.whole.secrets.get(name))
+    }
+
+    /// Notes that this group uses a nonce; says whether it is the first to do so.
+    pub(super) fn use_nonce(&mut self, key: [u8; NONCE_KEY]) -> bool {
+        !self.whole.nonces.contains(&key) && self.part.nonces.insert(key)
     }
 
     pub(super) fn put_secret(&mut self, name: &str, secret: SecretSlice<u8>) {
         self.put(secret_key(name), secret.expose_secret());
-        self.secrets.insert(name.to_owned(), secret);
+        self.part.secrets.insert(name.to_owned(), secret);
     }
 }
 
@@ -87,19 +176,6 @@ pub(super) fn nonce_key(until: Timestamp, nonce: [u8; 16]) -> [u8; NONCE_KEY] {
     key
 }
 
-/// Tells what was prepared once it is durable, or at once why it was not.
-pub(super) fn answer<T: Send + 'static>(
-    reply: oneshot::Sender<Result<T, StoreError>>,
-    prepared: Result<T, StoreError>,
-) -> Answer {
-    match prepared {
-        Ok(value) => Box::new(move |durable, _| {
-            let _ = reply.send(durable.map(|()| value));
-        }),
-        Err(error) => refuse(reply, error),
-    }
-}
-
 /// Tells at once why nothing was prepared.
 pub(super) fn refuse<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreError>>, error: StoreError) -> Answer {
     Box::new(move |_, _| {
@@ -110,6 +186,7 @@ pub(super) fn refuse<T: Send + 'static>(reply: oneshot::Sender<Result<T, StoreEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::conformance::{notification, wall};
 
     #[test]
     fn of_what_a_group_adds_under_one_name_the_latest_counts() {
@@ -119,6 +196,44 @@ mod tests {
             group.enter(Entry { name, number });
         }
         assert_eq!([group.number(name), group.number(other)], [Some(3), Some(2)]);
+        group.attempt(|_| Ok(())).expect("prepared");
+        assert_eq!([group.number(name), group.number(other)], [Some(3), Some(2)]);
         assert_eq!(group.number(Name::of_account("default", "c")), None);
+    }
+
+    #[test]
+    fn what_fails_while_it_is_prepared_leaves_nothing_in_the_group() {
+        let record = |token: &str| Arc::new(EventRecord::new(&notification(token), wall(0)));
+        let prepare = |group: &mut Group, token: &str| {
+            let record = record(token);
+            group.enter(Entry { name: Name::of_event(record.id), number: 7 });
+            group.end(7, record.id, b"record".to_vec());
+            group.leave(7, record);
+            group.put_secret(token, b"secret".to_vec().into());
+            group.prune(8);
+            assert!(group.use_nonce([9; NONCE_KEY]));
+        };
+        let seen = |group: &Group, token: &str| {
+            let id = notification(token).id();
+            let is_there =
+                [group.event(id).is_some(), group.secret(token).is_some(), group.number(Name::of_event(id)).is_some()];
+            (is_there, group.has_left(7), group.is_pruned(8), group.length())
+        };
+        let mut group = Group::default();
+        let failed: Result<(), _> = group.attempt(|group| {
+            prepare(group, "a");
+            assert_eq!(seen(group, "a"), ([true; 3], true, true, 3));
+            Err(StoreError::Overloaded)
+        });
+        assert_eq!(failed, Err(StoreError::Overloaded));
+        assert_eq!(seen(&group, "a"), ([false; 3], false, false, 0));
+        group.attempt(|group| Ok(prepare(group, "b"))).expect("prepared");
+        let failed: Result<(), _> = group.attempt(|group| {
+            group.remove(b"key");
+            Err(StoreError::Held)
+        });
+        assert_eq!(failed, Err(StoreError::Held));
+        assert_eq!(seen(&group, "b"), ([true; 3], true, true, 3));
+        assert!(!group.use_nonce([9; NONCE_KEY]));
     }
 }

@@ -10,6 +10,8 @@
 //! | `i` run, name | its entries from this name on, 4 KiB at most |
 //! | `f` run, piece | its filter |
 //! | `s` name | a secret |
+//! | `a` name | the status of an account that has no number in the index, once the event that left it so is gone |
+//! | `c` | how far retention has come |
 //! | `n` moment, nonce | a nonce that was used, and may be forgotten from that moment on |
 //! | `v` | version of this layout |
 //!
@@ -28,6 +30,7 @@ use tokio::sync::Notify;
 use super::super::agenda::Agenda;
 use super::super::{Sequence, StoreError, codec};
 use super::failed;
+use super::index::Name;
 use crate::clock::Now;
 use crate::event::EventRecord;
 
@@ -44,6 +47,9 @@ pub(super) const ENDED: u8 = b'e';
 pub(super) const BODY: u8 = b'b';
 /// Prefix of the secrets.
 pub(super) const SECRET: u8 = b's';
+/// Prefix of the statuses of accounts that stand in no record any more.
+const ACCOUNT: u8 = b'a';
+pub(super) const RETENTION_KEY: &[u8] = b"c";
 /// Prefix of the nonces.
 pub(super) const NONCE: u8 = b'n';
 /// Bytes of a body under one key. sled keeps larger values in files of their own, which it never syncs.
@@ -166,6 +172,10 @@ pub(super) fn key(kind: u8, sequence: Sequence) -> [u8; 9] {
     key
 }
 
+pub(super) fn account_key(name: Name) -> Vec<u8> {
+    [&[ACCOUNT], name.as_bytes().as_slice()].concat()
+}
+
 /// The sequence in the last eight bytes of a record's key.
 pub(super) fn sequence_of(bytes: &[u8]) -> Sequence {
     bytes.last_chunk().map_or(0, |chunk| Sequence::from_be_bytes(*chunk))
@@ -176,14 +186,24 @@ pub(super) fn unfinished(tree: &Tree, now: Now, changed: Arc<Notify>) -> Result<
     // A store that is opened again in one process must not know the claims of the time before.
     let fence = getrandom::u64().map_err(|error| StoreError::Unavailable(error.to_string()))? >> 1;
     let mut agenda = Agenda::new(fence, changed);
+    let mut unreadable = 0_u64;
     for entry in tree.scan_prefix([IN_PROGRESS]) {
         let (in_progress, bytes) = entry.map_err(failed)?;
         let sequence = sequence_of(&in_progress);
         if tree.contains_key(key(ENDED, sequence)).map_err(failed)? {
             tree.remove(in_progress).map_err(failed)?;
         } else {
-            agenda.add(sequence, &codec::decode(&bytes)?, now);
+            match codec::decode(&bytes) {
+                Ok(record) => agenda.add(sequence, &record, now),
+                Err(error) => {
+                    unreadable += 1;
+                    tracing::error!(number = sequence, %error, "an event in progress is left alone until it can be read");
+                }
+            }
         }
+    }
+    if unreadable > 0 {
+        tracing::error!(events = unreadable, "events in progress cannot be read; `doorbell events list` shows where");
     }
     Ok(agenda)
 }

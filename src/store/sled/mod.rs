@@ -10,7 +10,7 @@
 //! - what a group adds to the index comes before all else of it. That an event has ended counts only if the record it
 //!   leads to has its id; how an account stands is left so again when the step that left it so is taken again;
 //! - a body comes before the record that says it was read, and replaces whatever was left under its keys;
-//! - of an event that is removed the body goes first, then the record; its index entry leads nowhere from then on;
+//! - of an event that is removed the status of its account is kept first, if nothing else has it, then the body goes, then the record; its index entry leads nowhere from then on;
 //! - where a record stands both among the ended and in progress, the ended one counts: either the other was about to
 //!   be removed, or it was an amendment that nobody was told of.
 //!
@@ -21,12 +21,14 @@ mod group;
 mod index;
 mod layout;
 mod prepare;
+mod prune;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
@@ -38,13 +40,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use self::directory::DataDirectory;
 pub use self::directory::OpenError;
 use self::index::{Index, IndexWriter, Name, Sizes, Standing, event_place};
-use self::layout::{BODY, LAYOUT_KEY, key, newest_first, next_sequence, oldest_first, stored_record, unfinished};
+use self::layout::{
+    BODY, LAYOUT_KEY, RETENTION_KEY, account_key, key, newest_first, next_sequence, oldest_first, stored_record,
+    unfinished,
+};
+use self::prune::{Found, Sweep};
 use self::writer::{Write, Writer};
 use super::agenda::{Agenda, Claimed};
 use super::watch::{Watch, Watches};
 use super::{
-    Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Recorded, Sequence,
-    Settlement, Step, StoreError, StoredEvent, codec,
+    Advanced, Amendment, Claim, Durability, EXPORTED_BYTES, EventStore, Exported, Filter, Page, Pruned, Recorded,
+    Retention, Sequence, Settlement, Step, StoreError, StoredEvent, codec,
 };
 use crate::clock::{Moment, Now, Timestamp};
 use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
@@ -60,6 +66,9 @@ pub struct SledStore {
     changed: Arc<Notify>,
     watches: Arc<Watches>,
     durability: Durability,
+    /// How far the search for what is old has come.
+    sweep: Mutex<Sweep>,
+    waiting_to: Arc<AtomicU64>,
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
     /// The first failure to make a group durable; nothing is acknowledged after it.
@@ -80,7 +89,8 @@ impl SledStore {
     }
 
     fn open_with(directory: &Path, require_durable: bool, now: Now, sizes: Sizes) -> Result<Self, OpenError> {
-        let DataDirectory { db, log, durability, lock } = DataDirectory::open(directory, require_durable)?;
+        let DataDirectory { db, log, lock } = DataDirectory::open(directory, require_durable)?;
+        let durability = log.durability();
         let tree: Tree = (*db).clone();
         let damaged =
             |error: StoreError| OpenError::Damaged { directory: directory.to_owned(), reason: error.to_string() };
@@ -93,15 +103,15 @@ impl SledStore {
         changed.notify_one();
         let watches = Arc::new(Watches::default());
         let failure = Arc::new(OnceLock::new());
+        let waiting_to = Arc::new(AtomicU64::new(0));
         let (writes, waiting) = mpsc::channel(QUEUE);
         let thread = Writer {
             db,
             tree: tree.clone(),
             index: index_writer,
-            log,
-            durability,
+            log: Some(log),
             next,
-            kept_to: 0,
+            waiting_to: Arc::clone(&waiting_to),
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
             watches: Arc::clone(&watches),
@@ -119,6 +129,8 @@ impl SledStore {
             watches,
             durability,
             failure,
+            sweep: Mutex::default(),
+            waiting_to,
             writes: Some(writes),
             writer: Some(handle),
             _lock: lock,
@@ -138,9 +150,9 @@ impl SledStore {
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
         writes.try_send(write(reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => stopped(),
+            mpsc::error::TrySendError::Closed(_) => self.is_without_writer(),
         })?;
-        answer.await.map_err(|_| stopped())?
+        answer.await.map_err(|_| self.is_without_writer())?
     }
 
     /// For writes of work in hand: they wait for their turn instead of being refused, since refusing would only
@@ -151,8 +163,29 @@ impl SledStore {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
-        writes.send(write(reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        writes.send(write(reply)).await.map_err(|_| self.is_without_writer())?;
+        answer.await.map_err(|_| self.is_without_writer())?
+    }
+
+    /// Has the writer panic, and waits until it is gone.
+    #[cfg(test)]
+    pub(super) fn end_writer(&self) {
+        let (reply, _) = oneshot::channel();
+        let writes = self.writes.as_ref().expect("open");
+        writes.try_send(Write::Panic(reply)).map_err(drop).expect("sent");
+        while !writes.is_closed() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// The writer ends when the store is dropped and not before, unless it panics: then the store has failed.
+    fn is_without_writer(&self) -> StoreError {
+        let failure = self.failure.get_or_init(|| {
+            let error = StoreError::Unavailable("its writer has panicked".to_owned());
+            tracing::error!(%error, "the store has failed");
+            error
+        });
+        failure.clone()
     }
 
     /// The body of an event, once one came. What lies under its keys before that is not its own: a crash may have
@@ -236,8 +269,33 @@ impl EventStore for SledStore {
         Ok(())
     }
 
-    async fn prune(&self, moment: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.write(|reply| Write::Prune(moment, limit, reply)).await
+    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let sweep = *self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tree, waiting_to) = (self.tree.clone(), Arc::clone(&self.waiting_to));
+        let looked = tokio::task::spawn_blocking(move || sweep.look(&tree, moment, now, limit, &waiting_to)).await;
+        let Found { old, mut rest } = looked.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+        let mut removed = 0;
+        if !old.is_empty() {
+            let outcome = self.write(|reply| Write::Prune(old, moment, reply)).await?;
+            removed = outcome.count;
+            if let Some(left) = outcome.left {
+                rest = Some(rest.unwrap_or(sweep).from(left));
+            }
+        }
+        *self.sweep.lock().unwrap_or_else(PoisonError::into_inner) = rest.unwrap_or_default();
+        Ok(Pruned { removed, is_through: rest.is_none() })
+    }
+
+    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
+        let noted = self.tree.get(RETENTION_KEY).map_err(failed)?;
+        noted
+            .map(|noted| serde_json::from_slice(&noted))
+            .transpose()
+            .map_err(|error| StoreError::Unreadable(error.to_string()))
+    }
+
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
+        self.write(|reply| Write::Retention(retention, reply)).await
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
@@ -283,21 +341,30 @@ impl EventStore for SledStore {
         let Some(Standing { sequence, status }) = standing else { return Ok(None) };
         match status {
             Some(status) => Ok(Some(status)),
-            None => Ok(stored_record(&self.tree, sequence)?.and_then(|record| record.status_on_success)),
+            None => {
+                if let Some(record) = stored_record(&self.tree, sequence)? {
+                    return Ok(record.status_on_success);
+                }
+                let kept = self.tree.get(account_key(name)).map_err(failed)?;
+                kept.map(|kept| serde_json::from_slice(&kept))
+                    .transpose()
+                    .map_err(|error| StoreError::Unreadable(error.to_string()))
+            }
         }
     }
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
-        let mut page = Page { events: Vec::new(), next: None };
+        let mut page = Page { events: Vec::new(), unreadable: Vec::new(), next: None };
         for entry in newest_first(&self.tree, before) {
             let (sequence, bytes) = entry?;
-            if page.events.len() == limit {
+            if page.events.len() + page.unreadable.len() == limit {
                 page.next = Some(sequence + 1);
                 break;
             }
-            let event = codec::decode(&bytes)?;
-            if filter.shows(&event) {
-                page.events.push(event);
+            match codec::decode(&bytes) {
+                Ok(event) if filter.shows(&event) => page.events.push(event),
+                Ok(_) => {}
+                Err(error) => page.unreadable.push((sequence, error.to_string())),
             }
         }
         Ok(page)
@@ -340,7 +407,7 @@ impl EventStore for SledStore {
         self.tree.get(LAYOUT_KEY).map_err(failed)?;
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
         if writes.is_closed() {
-            return Err(stopped());
+            return Err(self.is_without_writer());
         }
         if writes.capacity() == 0 { Err(StoreError::Overloaded) } else { Ok(()) }
     }

@@ -4,17 +4,32 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretSlice};
 
-use super::super::{Amendment, Claim, Recorded, Sequence, Settlement, Step, StoreError, StoredEvent, codec};
+use super::super::{Amendment, Claim, Recorded, Retention, Sequence, Settlement, Step, StoreError, StoredEvent, codec};
 use super::group::{Group, nonce_key, secret_key};
 use super::index::{Entry, Name, Standing};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, key, sequence_of};
+use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, RETENTION_KEY, account_key, key};
+use super::prune::is_old;
 use super::writer::{BATCH, Writer};
 use super::{failed, find, lock};
 use crate::clock::Timestamp;
-use crate::event::{AccountChange, EventId, EventRecord, State};
+use crate::event::{AccountChange, EventId, EventRecord};
 
 /// Nonces whose time is over that are removed with each new one: more than come, so that they do not gather.
 const FORGOTTEN_AT_ONCE: usize = 4;
+
+/// What was removed of what had been found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Removed {
+    pub(super) count: usize,
+    /// The first that was not come to.
+    pub(super) left: Option<Sequence>,
+}
+
+pub(super) fn prepare_retention(group: &mut Group, retention: Retention) -> Result<(), StoreError> {
+    let encoded = serde_json::to_vec(&retention).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    group.put(RETENTION_KEY, encoded);
+    Ok(())
+}
 
 impl Writer {
     pub(super) fn prepare_record(
@@ -72,12 +87,13 @@ impl Writer {
         events: Vec<(StoredEvent, Vec<u8>)>,
     ) -> Result<Vec<(Sequence, Arc<EventRecord>)>, StoreError> {
         let mut taken = Vec::new();
+        let mut next = self.next;
         for (StoredEvent { record, body }, encoded) in events {
             if self.known(group, record.id)?.is_some() {
                 continue;
             }
-            let sequence = self.next;
-            self.next += 1;
+            let sequence = next;
+            next += 1;
             // Without one too: an import that was cut off may have left another event's under its keys.
             self.put_body(group, sequence, body.as_deref().unwrap_or_default())?;
             self.leave_account(group, sequence, &record.integration, record.account_effect())?;
@@ -90,11 +106,12 @@ impl Writer {
             group.leave(sequence, Arc::clone(&record));
             taken.push((sequence, record));
         }
+        self.next = next;
         Ok(taken)
     }
 
     pub(super) fn prepare_settle(
-        &mut self,
+        &self,
         group: &mut Group,
         mut claim: Claim,
         settlement: Settlement,
@@ -111,8 +128,6 @@ impl Writer {
         if claim.record.state.is_unfinished() {
             group.put(key(IN_PROGRESS, claim.sequence), encoded);
         } else {
-            // It may be the first that has ended down there.
-            self.kept_to = self.kept_to.min(claim.sequence);
             group.end(claim.sequence, claim.record.id, encoded);
         }
         group.leave(claim.sequence, Arc::new(claim.record.clone()));
@@ -129,8 +144,12 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let Some(AccountChange { account, status }) = change else { return Ok(()) };
         let name = Name::of_account(integration, &account);
-        let number = group.number(name).map_or_else(|| self.index.reader().get(name), |number| Ok(Some(number)))?;
-        if number.and_then(Standing::from_number).is_none_or(|known| known.sequence <= sequence) {
+        let known = self.standing(group, name)?;
+        if known.as_ref().is_none_or(|known| known.sequence <= sequence) {
+            // What was kept of an event that is gone holds no longer.
+            if known.is_some_and(|known| known.status.is_none()) {
+                group.remove(&account_key(name));
+            }
             let standing = Standing { sequence, status: Some(status) };
             group.enter(Entry { name, number: standing.to_number() });
         }
@@ -138,7 +157,7 @@ impl Writer {
     }
 
     pub(super) fn prepare_amend(
-        &mut self,
+        &self,
         group: &mut Group,
         id: EventId,
         amendment: Amendment,
@@ -149,7 +168,6 @@ impl Writer {
         let was_unfinished = record.state.is_unfinished();
         let account = record.apply_amendment(amendment.into(), now)?;
         let encoded = codec::encode(&record)?;
-        self.kept_to = self.kept_to.min(sequence);
         self.leave_account(group, sequence, &record.integration, account)?;
         if was_unfinished && !lock(&self.agenda).seize(sequence) {
             return Err(StoreError::Held);
@@ -167,44 +185,61 @@ impl Writer {
         Ok((sequence, record, was_unfinished))
     }
 
+    /// Removes what was found to be done and old, unless it is so no longer.
     pub(super) fn prepare_prune(
-        &mut self,
+        &self,
         group: &mut Group,
+        found: &[Sequence],
         moment: Timestamp,
-        limit: usize,
-    ) -> Result<usize, StoreError> {
-        let mut removed = 0;
-        let mut only_waiting = true;
-        for entry in self.tree.range(key(ENDED, self.kept_to)..key(ENDED, self.next.saturating_sub(1))) {
-            let (ended, bytes) = entry.map_err(failed)?;
-            let sequence = sequence_of(&ended);
-            let record = codec::decode(&bytes)?;
-            // They are in order of receipt, and none changes before that. A long body has many keys, and nobody is to
-            // wait for all of them.
-            if removed == limit || record.received_at >= moment || group.writes.len() >= BATCH {
+    ) -> Result<Removed, StoreError> {
+        let mut removed = Removed { count: 0, left: None };
+        for &sequence in found {
+            // A long body has many keys, and nobody is to wait for all of them.
+            if group.length() >= BATCH {
+                removed.left = Some(sequence);
                 break;
             }
-            if record.state != State::Done {
-                if only_waiting {
-                    self.kept_to = sequence + 1;
-                }
+            let ended = key(ENDED, sequence);
+            let is_touched = group.has_left(sequence) || group.is_pruned(sequence);
+            // The newest of all stays: the next one takes the number after it.
+            if is_touched
+                || sequence + 1 >= self.next
+                || self.tree.contains_key(key(IN_PROGRESS, sequence)).map_err(failed)?
+            {
                 continue;
             }
-            only_waiting = false;
-            if record.updated_at >= moment || group.records.contains_key(&sequence) {
+            let Some(bytes) = self.tree.get(ended).map_err(failed)? else { continue };
+            let Ok(record) = codec::decode(&bytes) else { continue };
+            if !is_old(&record, moment) {
                 continue;
             }
             for chunk in self.tree.scan_prefix(key(BODY, sequence)).keys() {
                 group.remove(&chunk.map_err(failed)?);
             }
+            self.keep_status(group, sequence, &record)?;
             group.remove(&ended);
-            group.pruned.insert(sequence);
-            removed += 1;
+            group.prune(sequence);
+            removed.count += 1;
         }
-        // What this group ends is not seen among the ended yet.
-        let first = group.records.keys().min().copied();
-        self.kept_to = self.kept_to.min(first.unwrap_or(Sequence::MAX));
         Ok(removed)
+    }
+
+    /// Keeps the status that an event left its account in, if the index leads to the event for it.
+    fn keep_status(&self, group: &mut Group, sequence: Sequence, record: &EventRecord) -> Result<(), StoreError> {
+        let (Some(account), Some(status)) = (&record.account, &record.status_on_success) else { return Ok(()) };
+        let name = Name::of_account(&record.integration, account);
+        let standing = self.standing(group, name)?;
+        if standing.is_some_and(|known| known.sequence == sequence && known.status.is_none()) {
+            let status = serde_json::to_vec(status).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+            group.put(account_key(name), status);
+        }
+        Ok(())
+    }
+
+    /// How an account stands, as the group so far leaves it.
+    fn standing(&self, group: &Group, name: Name) -> Result<Option<Standing>, StoreError> {
+        let number = group.number(name).map_or_else(|| self.index.reader().get(name), |number| Ok(Some(number)))?;
+        Ok(number.and_then(Standing::from_number))
     }
 
     pub(super) fn prepare_secret(
@@ -237,7 +272,7 @@ impl Writer {
 
     /// The secret of this name, as the group so far leaves it.
     fn secret(&self, group: &Group, name: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
-        if let Some(secret) = group.secrets.get(name) {
+        if let Some(secret) = group.secret(name) {
             return Ok(Some(secret.clone()));
         }
         let kept = self.tree.get(secret_key(name)).map_err(failed)?;
@@ -259,9 +294,8 @@ impl Writer {
         if until <= now {
             return Ok(true);
         }
-        let is_first = !group.nonces.contains(&key) && !self.tree.contains_key(key).map_err(failed)?;
+        let is_first = !self.tree.contains_key(key).map_err(failed)? && group.use_nonce(key);
         if is_first {
-            group.nonces.insert(key);
             group.put(key, &[]);
         }
         Ok(is_first)
@@ -274,11 +308,11 @@ impl Writer {
 
     /// The event with this id, as the group so far leaves it.
     fn known(&self, group: &Group, id: EventId) -> Result<Option<(Sequence, Arc<EventRecord>)>, StoreError> {
-        if let Some(sequence) = group.sequences.get(&id) {
-            return Ok(Some((*sequence, Arc::clone(&group.records[sequence]))));
+        if let Some(event) = group.event(id) {
+            return Ok(Some(event));
         }
         let found = find(&self.tree, self.index.reader(), &self.agenda, id)?
-            .filter(|(sequence, _)| !group.pruned.contains(sequence));
+            .filter(|(sequence, _)| !group.is_pruned(*sequence));
         Ok(found.map(|(sequence, record)| (sequence, Arc::new(record))))
     }
 }

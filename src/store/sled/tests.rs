@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::directory::DATABASE;
+use super::directory::{DATABASE, MARKER};
+use super::layout::{CHUNK, ENDED, IN_PROGRESS};
 use super::*;
 use crate::event::{BaseUrl, EventResult, EventUrl, State};
 use crate::store::conformance::{at, dead, fetched, notification, retry, wall};
@@ -41,7 +42,7 @@ async fn events_are_known_for_as_long_as_they_are_kept_and_leave_nothing_behind(
     for number in 0..100 {
         finish(&store, &format!("old-{number}"), number).await;
     }
-    while store.prune(wall(90), 64).await.expect("pruned") > 0 {}
+    while !store.prune(wall(90), wall(100), 64).await.expect("pruned").is_through {}
     // An entry goes when it is merged, and it is merged as others come.
     for number in 100..400 {
         finish(&store, &format!("new-{number}"), number).await;
@@ -169,7 +170,7 @@ fn every_file_is_written_synchronously_where_the_file_system_can() {
     use rustix::fs::{IFlags, ioctl_getflags};
     let directory = tempfile::tempdir().expect("a directory");
     let store = open(directory.path());
-    if store.durability() != Durability::Synchronous {
+    if !matches!(store.durability(), Durability::Synchronous(_)) {
         eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
         return;
     }
@@ -179,6 +180,179 @@ fn every_file_is_written_synchronously_where_the_file_system_can() {
         let flags = ioctl_getflags(File::open(&path).expect("opened")).expect("flags");
         assert!(flags.contains(IFlags::SYNC), "{path:?}");
     }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_writer_is_a_failed_store() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    assert!(!store.has_failed());
+    let lost = store.write(Write::Panic).await.expect_err("nobody answers");
+    assert!(matches!(lost, StoreError::Unavailable(_)), "{lost}");
+    assert!(store.has_failed());
+    let refused = store.record(&notification("a"), at(0)).await.expect_err("nobody writes");
+    assert_eq!((refused, store.ready().await), (lost.clone(), Err(lost)));
+}
+
+#[tokio::test]
+async fn a_panic_of_the_writer_is_found_by_whoever_asks_whether_the_store_is_ready() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    store.end_writer();
+    assert!(store.ready().await.is_err() && store.has_failed());
+}
+
+/// Makes the record of an event, wherever it lies, one that cannot be read.
+fn tear(store: &SledStore, sequence: Sequence) {
+    for kind in [IN_PROGRESS, ENDED] {
+        if store.tree.contains_key(key(kind, sequence)).expect("read") {
+            store.tree.insert(key(kind, sequence), b"\x03torn").expect("written");
+        }
+    }
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_read_are_shown_as_such_and_hold_up_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    finish(&store, "ended-torn", 1).await;
+    finish(&store, "ended", 1).await;
+    for token in ["torn", "whole"] {
+        store.record(&notification(token), at(2)).await.expect("recorded");
+    }
+    for torn in [0, 2] {
+        tear(&store, torn);
+    }
+    drop(store);
+
+    let store = open_at(directory.path(), at(3));
+    let page = store.list(&Filter::default(), None, 10).await.expect("listed");
+    assert_eq!(
+        page.events.iter().map(|event| event.id).collect::<Vec<_>>(),
+        ["whole", "ended"].map(|token| notification(token).id())
+    );
+    assert_eq!(page.unreadable.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 0]);
+    let first = store.list(&Filter::default(), None, 2).await.expect("listed");
+    assert_eq!((first.events.len(), first.unreadable.len(), first.next), (1, 1, Some(2)), "they count");
+    let exported = store.export(0, 10).await.expect("exported");
+    assert_eq!((exported.events.len(), exported.unreadable.len()), (2, 2));
+    let claim = store.claim(at(3), &[]).await.expect("answers").expect("the whole one");
+    assert_eq!(claim.event().id, notification("whole").id());
+    assert!(store.claim(at(3), &[]).await.expect("answers").is_none());
+    let pruned = store.prune(wall(100), wall(100), 10).await.expect("pruned");
+    assert_eq!(pruned, Pruned { removed: 1, is_through: true });
+}
+
+#[tokio::test]
+async fn an_import_that_fails_on_the_way_leaves_none_of_its_events() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    finish(&store, "torn", 1).await;
+    tear(&store, 0);
+    let event = |token: &str| StoredEvent {
+        record: EventRecord::new(&notification(token), wall(2)),
+        body: Some(b"{}".to_vec()),
+    };
+    let failed = store.import(vec![event("before"), event("torn"), event("after")], at(3)).await;
+    assert!(matches!(failed, Err(StoreError::Unreadable(_))), "{failed:?}");
+    let page = store.list(&Filter::default(), None, 10).await.expect("listed");
+    assert_eq!((page.events.len(), page.unreadable.len()), (0, 1));
+    assert_eq!(store.import(vec![event("before")], at(3)).await, Ok(1));
+    assert!(store.claim(at(4), &[]).await.expect("answers").is_some(), "it is worked on");
+    let page = store.list(&Filter::default(), None, 1).await.expect("listed");
+    assert_eq!(page.next, Some(1), "no number was lost");
+}
+
+#[tokio::test]
+async fn what_was_left_of_a_store_that_was_never_finished_is_kept_each_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = directory.path().join(DATABASE);
+    for text in ["first", "second", "third"] {
+        std::fs::create_dir_all(&database).expect("made");
+        std::fs::write(database.join("snap.0000000000000000"), text).expect("written");
+        drop(open(directory.path()));
+        std::fs::remove_file(directory.path().join(MARKER)).expect("removed");
+        std::fs::remove_dir_all(&database).expect("removed");
+    }
+    for (name, text) in [("sled.unfinished", "first"), ("sled.unfinished-2", "second"), ("sled.unfinished-3", "third")]
+    {
+        let kept = std::fs::read_to_string(directory.path().join(name).join("snap.0000000000000000"));
+        assert_eq!(kept.expect("kept"), text);
+    }
+}
+
+#[tokio::test]
+async fn a_status_without_a_number_outlives_its_event_until_another_takes_its_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open(directory.path());
+    let dormant = AccountStatus::Other("DORMANT".to_owned());
+    let leave = async |store: &SledStore, token: &str, status: &AccountStatus| {
+        store.record(&notification(token), at(1)).await.expect("recorded");
+        let claim = store.claim(at(1), &[]).await.expect("answers").expect("the event");
+        let Step::Fetched { mut facts, body } = fetched(Some("acct"), b"{}") else { panic!("it was fetched") };
+        facts.status_on_success = Some(status.clone());
+        let advanced = store.advance(claim, Step::Fetched { facts, body }, at(1)).await.expect("fetched");
+        let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
+        store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+    };
+    leave(&store, "1", &dormant).await;
+    finish(&store, "newest", 1).await;
+    assert_eq!(store.prune(wall(100), wall(100), 10).await.expect("pruned").removed, 1);
+    for _ in 0..2 {
+        assert_eq!(store.account_status("default", "acct").await, Ok(Some(dormant.clone())));
+        drop(store);
+        store = open(directory.path());
+    }
+    leave(&store, "2", &AccountStatus::Active).await;
+    assert_eq!(store.account_status("default", "acct").await, Ok(Some(AccountStatus::Active)));
+    assert_eq!(store.tree.get(account_key(Name::of_account("default", "acct"))), Ok(None), "nothing is left of it");
+    leave(&store, "3", &dormant).await;
+    leave(&store, "4", &AccountStatus::Other("ASLEEP".to_owned())).await;
+    finish(&store, "newer", 1).await;
+    while !store.prune(wall(100), wall(100), 10).await.expect("pruned").is_through {}
+    assert_eq!(
+        store.account_status("default", "acct").await,
+        Ok(Some(AccountStatus::Other("ASLEEP".to_owned()))),
+        "the later of two"
+    );
+}
+
+#[tokio::test]
+async fn what_changes_between_the_search_for_old_events_and_their_removal_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for token in ["rerun", "old", "newest"] {
+        finish(&store, token, 1).await;
+    }
+    store.amend(notification("rerun").id(), Amendment::Rerun, at(2)).await.expect("taken up again");
+    let removed = store.write(|reply| Write::Prune(vec![0, 1, 2, 7], wall(9), reply)).await.expect("removed");
+    assert_eq!((removed.count, removed.left), (1, None));
+    for (token, is_there) in [("rerun", true), ("old", false), ("newest", true)] {
+        assert_eq!(store.event(notification(token).id()).await.expect("answers").is_some(), is_there, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn long_bodies_are_removed_a_few_at_a_time_and_none_is_passed_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let body = vec![b'x'; 700 * CHUNK];
+    for token in ["a", "b", "c", "newest"] {
+        store.record(&notification(token), at(1)).await.expect("recorded");
+        let claim = store.claim(at(1), &[]).await.expect("answers").expect("the event");
+        let advanced = store.advance(claim, fetched(None, &body), at(1)).await.expect("fetched");
+        let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
+        store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+    }
+    let mut removed = Vec::new();
+    loop {
+        let pruned = store.prune(wall(9), wall(9), 10).await.expect("pruned");
+        removed.push(pruned.removed);
+        if pruned.is_through {
+            break;
+        }
+    }
+    assert_eq!(removed, [2, 1]);
 }
 
 /// One thing that can happen to a store.
@@ -293,7 +467,18 @@ async fn agree(actions: Vec<Action>) {
             }
             Action::Prune(age, limit) => {
                 let moment = wall(clock.saturating_sub(age.into()));
-                assert_eq!(sled.prune(moment, limit).await, memory.prune(moment, limit).await);
+                let mut gone = (0, 0);
+                loop {
+                    let pruned = (
+                        sled.prune(moment, now.wall, limit).await.expect("pruned"),
+                        memory.prune(moment, now.wall, limit).await.expect("pruned"),
+                    );
+                    gone = (gone.0 + pruned.0.removed, gone.1 + pruned.1.removed);
+                    if pruned.0.is_through && pruned.1.is_through {
+                        break;
+                    }
+                }
+                assert_eq!(gone.0, gone.1);
             }
             Action::Pass(seconds) => clock += u32::from(seconds),
             // A hint that a reopened sled does not remember, and memory does.

@@ -1,6 +1,6 @@
 //! The one thread that writes.
 
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -9,14 +9,16 @@ use sled::{Db, IVec, Tree};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::agenda::Agenda;
+use super::super::durability::Log;
 use super::super::watch::Watches;
 use super::super::{
-    Advanced, Amendment, Claim, Durability, Recorded, Sequence, Settlement, Step, StoreError, StoredEvent,
+    Advanced, Amendment, Claim, Recorded, Retention, Sequence, Settlement, Step, StoreError, StoredEvent,
 };
 use super::directory::flush;
-use super::group::{Group, answer, refuse};
+use super::group::{Group, refuse};
 use super::index::{IndexWriter, Sink, event_place};
 use super::layout::{ENDED, key, sequence_of};
+use super::prepare::{Removed, prepare_retention};
 use super::{failed, lock};
 use crate::clock::{Now, Timestamp};
 use crate::event::{EventId, EventRecord};
@@ -34,11 +36,15 @@ pub(super) enum Write {
     Advance(Claim, Step, Now, oneshot::Sender<Result<Advanced, StoreError>>),
     Settle(Claim, Settlement, Now, oneshot::Sender<Result<(), StoreError>>),
     Amend(EventId, Amendment, Now, oneshot::Sender<Result<EventRecord, StoreError>>),
-    Prune(Timestamp, usize, oneshot::Sender<Result<usize, StoreError>>),
+    Prune(Vec<Sequence>, Timestamp, oneshot::Sender<Result<Removed, StoreError>>),
+    Retention(Retention, oneshot::Sender<Result<(), StoreError>>),
     Import(Vec<(StoredEvent, Vec<u8>)>, Now, oneshot::Sender<Result<usize, StoreError>>),
     Secret(String, SecretSlice<u8>, oneshot::Sender<Result<SecretSlice<u8>, StoreError>>),
     ReplaceSecret(String, SecretSlice<u8>, SecretSlice<u8>, oneshot::Sender<Result<bool, StoreError>>),
     Nonce([u8; 16], Timestamp, Timestamp, oneshot::Sender<Result<bool, StoreError>>),
+    /// A fault in the writer itself.
+    #[cfg(test)]
+    Panic(oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// The one thread that writes.
@@ -46,11 +52,11 @@ pub(super) struct Writer {
     pub(super) db: Db,
     pub(super) tree: Tree,
     pub(super) index: IndexWriter,
-    pub(super) log: PathBuf,
-    pub(super) durability: Durability,
+    /// What is synced after each flush; nothing in tests whose flushes are to reach nothing.
+    pub(super) log: Option<Log>,
     pub(super) next: Sequence,
-    /// Up to here all that has ended is dead or deferred, and is not to be removed for its age.
-    pub(super) kept_to: Sequence,
+    /// Up to here retention has found nothing that is done, but only what waits for somebody.
+    pub(super) waiting_to: Arc<AtomicU64>,
     pub(super) agenda: Arc<Mutex<Agenda>>,
     pub(super) changed: Arc<Notify>,
     pub(super) watches: Arc<Watches>,
@@ -80,7 +86,7 @@ impl Writer {
                 tracing::error!(%error, writes = group.answers.len(), "writes could not be made durable");
             }
             if durable.is_ok() {
-                self.watches.moved(group.records.values().map(|record| record.id));
+                self.watches.moved(group.whole.records.values().map(|record| record.id));
             }
             let mut agenda = lock(&self.agenda);
             for answer in group.answers {
@@ -88,7 +94,7 @@ impl Writer {
             }
             drop(agenda);
             self.changed.notify_one();
-            let tended = self.tend_index(group.entries.len());
+            let tended = self.tend_index(group.whole.entries.len());
             if let Err(error) = self.fail_for_ever(tended) {
                 tracing::error!(%error, "the index could not be tended");
             }
@@ -101,12 +107,12 @@ impl Writer {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        if group.writes.is_empty() {
+        if group.whole.writes.is_empty() {
             return Ok(());
         }
-        let durable = self.apply(group).and_then(|()| flush(&self.db, &self.log, self.durability));
+        let durable = self.apply(group).and_then(|()| flush(&self.db, self.log.as_ref()));
         self.fail_for_ever(durable)?;
-        self.index.show(&group.entries);
+        self.index.show(&group.whole.entries);
         Ok(())
     }
 
@@ -123,8 +129,8 @@ impl Writer {
 
     /// Everything that a group writes, in the order that a crash may cut.
     fn write_out(&mut self, group: &mut Group, write: Sink<'_>) -> Result<(), StoreError> {
-        self.index.journal(&group.entries, write)?;
-        group.writes.drain(..).try_for_each(|(key, value)| write(key, value))
+        self.index.journal(&group.whole.entries, write)?;
+        group.whole.writes.drain(..).try_for_each(|(key, value)| write(key, value))
     }
 
     /// Lets the index do its share of work for so many entries. What that writes becomes durable with the next group:
@@ -135,7 +141,8 @@ impl Writer {
         }
         let tree = self.tree.clone();
         // All that has ended and lies before this waits for somebody.
-        let oldest = tree.range(key(ENDED, self.kept_to)..key(ENDED, Sequence::MAX)).keys().next();
+        let oldest =
+            tree.range(key(ENDED, self.waiting_to.load(Ordering::Relaxed))..key(ENDED, Sequence::MAX)).keys().next();
         let oldest = oldest.transpose().map_err(failed)?.map_or(self.next, |key| sequence_of(&key));
         let gone = |number| match event_place(number) {
             Some(sequence) if sequence < oldest => Ok(!tree.contains_key(key(ENDED, sequence)).map_err(failed)?),
@@ -147,7 +154,7 @@ impl Writer {
     fn prepare(&mut self, group: &mut Group, write: Write) {
         match write {
             Write::Record(record, encoded, now, reply) => {
-                let prepared = self.prepare_record(group, &record, encoded);
+                let prepared = group.attempt(|group| self.prepare_record(group, &record, encoded));
                 group.answers.push(match prepared {
                     Ok((sequence, recorded)) => Box::new(move |durable, agenda| {
                         if durable.is_ok() && recorded == Recorded::New {
@@ -159,7 +166,7 @@ impl Writer {
                 });
             }
             Write::Advance(claim, step, now, reply) => {
-                let prepared = self.prepare_advance(group, claim, step, now.wall);
+                let prepared = group.attempt(|group| self.prepare_advance(group, claim, step, now.wall));
                 group.answers.push(match prepared {
                     Ok(claim) => Box::new(move |durable, agenda| {
                         // A claim that is not sent on gives its event back.
@@ -176,7 +183,7 @@ impl Writer {
                 });
             }
             Write::Settle(claim, settlement, now, reply) => {
-                let prepared = self.prepare_settle(group, claim, settlement, now.wall);
+                let prepared = group.attempt(|group| self.prepare_settle(group, claim, settlement, now.wall));
                 group.answers.push(match prepared {
                     Ok(claim) => Box::new(move |durable, agenda| {
                         if durable.is_ok() {
@@ -193,7 +200,7 @@ impl Writer {
                 });
             }
             Write::Amend(id, amendment, now, reply) => {
-                let prepared = self.prepare_amend(group, id, amendment, now.wall);
+                let prepared = group.attempt(|group| self.prepare_amend(group, id, amendment, now.wall));
                 group.answers.push(match prepared {
                     Ok((sequence, record, was_unfinished)) => Box::new(move |durable, agenda| {
                         match &durable {
@@ -205,12 +212,19 @@ impl Writer {
                     Err(error) => refuse(reply, error),
                 });
             }
-            Write::Prune(moment, limit, reply) => {
-                let prepared = self.prepare_prune(group, moment, limit);
-                group.answers.push(answer(reply, prepared));
+            Write::Prune(found, moment, reply) => {
+                group.prepare(reply, |group| self.prepare_prune(group, &found, moment));
+            }
+            Write::Retention(retention, reply) => {
+                group.prepare(reply, |group| prepare_retention(group, retention));
+            }
+            #[cfg(test)]
+            Write::Panic(reply) => {
+                let _reply = reply;
+                panic!("a fault in the writer");
             }
             Write::Import(events, now, reply) => {
-                let prepared = self.prepare_import(group, events);
+                let prepared = group.attempt(|group| self.prepare_import(group, events));
                 group.answers.push(match prepared {
                     Ok(taken) => Box::new(move |durable, agenda| {
                         if durable.is_ok() {
@@ -226,16 +240,13 @@ impl Writer {
                 });
             }
             Write::Secret(name, fresh, reply) => {
-                let prepared = self.prepare_secret(group, &name, fresh);
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_secret(group, &name, fresh));
             }
             Write::ReplaceSecret(name, held, fresh, reply) => {
-                let prepared = self.prepare_replace_secret(group, &name, &held, fresh);
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_replace_secret(group, &name, &held, fresh));
             }
             Write::Nonce(nonce, until, now, reply) => {
-                let prepared = self.prepare_nonce(group, nonce, until, now);
-                group.answers.push(answer(reply, prepared));
+                group.prepare(reply, |group| self.prepare_nonce(group, nonce, until, now));
             }
         }
     }
@@ -266,39 +277,14 @@ mod tests {
             db: sled::Config::new().temporary(true).open().expect("opens"),
             tree: store.tree.clone(),
             index: IndexWriter::open(&store.tree, Sizes::default()).expect("opens"),
-            log: PathBuf::new(),
-            durability: Durability::Memory,
+            log: None,
             next: next_sequence(&store.tree).expect("a number"),
-            kept_to: 0,
+            waiting_to: Arc::default(),
             agenda: Arc::clone(&store.agenda),
             changed: Arc::default(),
             watches: Arc::default(),
             failure: Arc::default(),
         }
-    }
-
-    #[tokio::test]
-    async fn what_ends_in_the_group_that_looks_for_old_events_is_found_the_next_time() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let store = SledStore::open(directory.path(), false, at(0)).expect("opens");
-        let mut claims = Vec::new();
-        for token in ["late", "dead", "newest"] {
-            store.record(&notification(token), at(0)).await.expect("recorded");
-            let claim = store.claim(at(0), &[]).await.expect("answers").expect("the event");
-            let advanced = store.advance(claim, fetched(None, b"{}"), at(0)).await.expect("fetched");
-            let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
-            claims.push(claim);
-        }
-        let gone = claims.remove(1);
-        store.settle(gone, dead("gone"), at(0)).await.expect("settled");
-
-        let mut writer = writer_beside(&store);
-        let mut group = Group::default();
-        let _settled =
-            writer.prepare_settle(&mut group, claims.remove(0), Settlement::Done(None), wall(1)).expect("prepared");
-        assert_eq!(writer.prepare_prune(&mut group, wall(9), 10), Ok(0));
-        writer.apply(&mut group).expect("applied");
-        assert_eq!(writer.prepare_prune(&mut Group::default(), wall(9), 10), Ok(1));
     }
 
     /// A crash between any two writes of a group leaves a store that opens, knows every event that was acknowledged
@@ -360,9 +346,10 @@ mod tests {
                         .prepare_settle(&mut group, claim.take().expect("held"), Settlement::Done(None), wall(2))
                         .map(drop),
                     3 => writer.prepare_amend(&mut group, id, Amendment::Rerun, wall(3)).map(drop),
-                    _ => writer.prepare_prune(&mut group, wall(3), 10).map(drop),
+                    _ => writer.prepare_prune(&mut group, &[1], wall(3)).map(drop),
                 }
                 .expect("prepared");
+                group.attempt(|_| Ok(())).expect("taken in");
                 let mut left: usize = applied;
                 let tree = store.tree.clone();
                 let written = writer.write_out(&mut group, &mut |key, value| {

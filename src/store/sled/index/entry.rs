@@ -23,7 +23,7 @@ impl Name {
         Self(*Uuid::new_v5(&Uuid::NAMESPACE_OID, &name).as_bytes())
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8; NAME] {
+    pub(in super::super) fn as_bytes(&self) -> &[u8; NAME] {
         &self.0
     }
 
