@@ -351,8 +351,7 @@ async fn a_secret_that_is_refused_in_both_forms_is_tried_once_in_each() {
 async fn an_empty_scope_is_not_sent() {
     let marketplace = Marketplace::start().await;
     // The marketplace of the tests refuses whoever does not ask for its scope.
-    let configuration =
-        patient(&marketplace).replace("client_id = \"vendor\"", "client_id = \"vendor\"\nscope = \" \"");
+    let configuration = patient(&marketplace).replace("client_id = \"vendor\"", "client_id = \"vendor\"\nscope = \"\"");
     let error = client(&configuration, Arc::new(SystemClock)).check().await.expect_err("no token").to_string();
     assert!(error.contains("invalid_client"), "{error}");
     assert_eq!(marketplace.with(|books| books.token_forms.clone()), ["grant_type=client_credentials"]);

@@ -178,7 +178,7 @@ impl Integration {
                     &marketplace.inbound.client_id,
                     "the id the marketplace generated for the inbound client",
                 ),
-                ("scope", &marketplace.inbound.scope, "what the marketplace wants asked for, or remove the key"),
+                ("scope", &marketplace.inbound.scope, "what the marketplace wants asked for, or \"\" for nothing"),
             ] {
                 // An empty scope is none, which some marketplaces want.
                 let is_none = key == "scope" && text.is_empty();
