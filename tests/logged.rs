@@ -68,7 +68,7 @@ fn a_secret_is_found_in_every_spelling() {
             logs.push(STANDARD.encode(&around));
             logs.push(URL_SAFE_NO_PAD.encode(&around));
             logs.push(format!("b\"{}\"", around.escape_ascii()));
-            logs.push(around.iter().map(|byte| format!("{byte:02X}")).collect());
+            logs.push(around.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().concat());
         }
         for log in logs {
             assert!(found(&format!("page {log}, and so on"), &secret).is_some(), "{log}");

@@ -65,7 +65,7 @@ impl Process {
             let addresses = addresses(&line);
             said.push(line);
             if let Some([public, admin]) = addresses {
-                return Self { public, admin, child, said, lines };
+                return Self { child, public, admin, said, lines };
             }
         }
     }
