@@ -52,7 +52,9 @@ impl Odd {
 ///
 /// At the first run it asks for another, so that the event is read from the store once more.
 #[derive(Debug, Default, Clone)]
-struct Seen(Arc<Mutex<HashMap<String, Vec<(String, String)>>>>);
+struct Seen(Arc<Mutex<HashMap<String, Vec<Run>>>>);
+
+type Run = (String, String);
 
 #[async_trait]
 impl EventHandler for Seen {
