@@ -82,7 +82,8 @@ pub(crate) fn start(log: &Log) {
 fn filter(level: &str) -> EnvFilter {
     // A plain level is meant for Doorbell; actix's own word at it is that its threads start, and an error for every request
     // that is none, which anybody may send.
-    let directives = if level.contains(['=', ',']) { level.to_owned() } else { format!("{level},actix_server=warn,actix_http=off") };
+    let directives =
+        if level.contains(['=', ',']) { level.to_owned() } else { format!("{level},actix_server=warn,actix_http=off") };
     EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
