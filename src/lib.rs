@@ -42,8 +42,9 @@ pub mod config;
 
 mod cli;
 mod egress;
-mod printable;
 mod http;
+mod log_limiter;
+mod printable;
 mod shutdown;
 mod telemetry;
 

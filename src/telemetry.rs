@@ -25,13 +25,14 @@ use crate::printable;
 
 /// Libraries that log, or do with a feature that a vendor's binary may turn on. Below `info` they print what passes through
 /// them: sled its pages, with the signing keys in them, as decimal bytes; HTTP libraries headers and buffers.
-const CAPPED: [&str; 36] = [
+const CAPPED: [&str; 37] = [
     "actix_codec",
     "actix_http",
     "actix_router",
     "actix_rt",
     "actix_server",
     "actix_web",
+    "fuser",
     "h2",
     "hyper",
     "hyper_rustls",
@@ -80,8 +81,10 @@ pub(crate) fn start(log: &Log) {
 }
 
 fn filter(level: &str) -> EnvFilter {
-    // A plain level is meant for Doorbell; actix's own word at it is that its threads start.
-    let directives = if level.contains(['=', ',']) { level.to_owned() } else { format!("{level},actix_server=warn") };
+    // A plain level is meant for Doorbell; actix's own word at it is that its threads start, and an error for every request
+    // that is none, which anybody may send.
+    let directives =
+        if level.contains(['=', ',']) { level.to_owned() } else { format!("{level},actix_server=warn,actix_http=off") };
     EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 

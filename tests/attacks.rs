@@ -509,6 +509,7 @@ fn no_header_and_no_query_whatever_authenticates_anybody_who_knows_no_secret() {
     proptest!(ProptestConfig::with_cases(2000), |((header, query) in cases)| {
         let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let presented = Presented {
+            method: "GET",
             authorization: header.iter().map(Vec::as_slice).collect(),
             path: "/notifications/create",
             query: &query,

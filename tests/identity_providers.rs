@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use doorbell::clock::{Clock, ManualClock, SystemClock};
+use doorbell::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use jsonwebtoken::Algorithm;
@@ -358,7 +358,7 @@ async fn our_own_keys_rotate_under_load_without_anybody_noticing() {
 }
 
 #[tokio::test]
-async fn a_token_is_asked_about_once_a_minute_and_a_bad_one_once_in_five_seconds() {
+async fn a_token_in_use_is_asked_about_again_after_half_a_minute_and_a_bad_one_after_five_seconds() {
     let scene = start(INTROSPECTION).await;
     let asked = || scene.provider.with(|books| books.tokens_asked_about);
     let good = |exp: i64| json!({"active": true, "client_id": "market", "exp": exp});
@@ -369,12 +369,13 @@ async fn a_token_is_asked_about_once_a_minute_and_a_bad_one_once_in_five_seconds
         assert_eq!(scene.status("good").await, 202);
     }
     assert_eq!(asked(), 1);
-    scene.clock.advance(Duration::from_secs(59));
+    scene.clock.advance(Duration::from_secs(29));
     assert_eq!((scene.status("good").await, asked()), (202, 1));
     scene.clock.advance(Duration::from_secs(1));
-    assert_eq!((scene.status("good").await, asked()), (202, 2));
+    assert_eq!(scene.status("good").await, 202);
+    scene.until_asked_about("good", 2).await;
 
-    scene.provider.with(|books| books.tokens.insert("short".into(), good(now + 70)));
+    scene.provider.with(|books| books.tokens.insert("short".into(), good(now + 40)));
     assert_eq!((scene.status("short").await, asked()), (202, 3));
     scene.clock.advance(Duration::from_secs(10));
     assert_eq!((scene.status("short").await, asked()), (401, 4), "its end is looked at sooner than in a minute");
@@ -387,6 +388,234 @@ async fn a_token_is_asked_about_once_a_minute_and_a_bad_one_once_in_five_seconds
     assert_eq!((scene.status("bad").await, asked()), (202, 6));
     let credentials = scene.provider.with(|books| books.authorization[0].clone());
     assert_eq!(credentials, "Basic ZG9vciUzQWJlbGw6czNjcmV0JTI2", "door%3Abell:s3cret%26");
+}
+
+/// Strangers who show one invented token after the other, each from the address it is given, until it is dropped.
+struct Strangers(Vec<tokio::task::JoinHandle<()>>);
+
+impl Strangers {
+    fn come(scene: &Scene, number: usize, address: impl Fn(usize) -> String) -> Self {
+        let event = scene.market.order("stranger");
+        let stranger = |place: usize| {
+            let (client, public) = (scene.receiver.client.clone(), scene.receiver.public.clone());
+            let (event, address) = (event.clone(), address(place));
+            tokio::spawn(async move {
+                for turn in 0_u64.. {
+                    let request = client.get(format!("{public}/notifications/create?eventUrl={event}"));
+                    let request = request.bearer_auth(format!("invented-{place}-{turn}"));
+                    let answer = request.header("X-Forwarded-For", &address).send().await.expect("answers");
+                    assert!([401, 503].contains(&answer.status().as_u16()), "{}", answer.status());
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+        };
+        Self((0..number).map(stranger).collect())
+    }
+}
+
+impl Drop for Strangers {
+    fn drop(&mut self) {
+        for stranger in &self.0 {
+            stranger.abort();
+        }
+    }
+}
+
+impl Scene {
+    async fn until(&self, what: &str, condition: impl Fn(&crate::support::identity::Books) -> bool) {
+        let reached = async {
+            while !self.provider.with(|books| condition(books)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "waited in vain until {what}");
+    }
+
+    async fn until_asked_about(&self, token: &str, times: usize) {
+        self.until("it is asked about", |books| books.asked_about.get(token).copied().unwrap_or_default() >= times)
+            .await;
+    }
+
+    /// What `token` is answered that is shown from `address`, as a proxy says.
+    async fn status_from(&self, token: &str, address: &str) -> u16 {
+        let event = self.market.order("1");
+        let url = format!("{}/notifications/create?eventUrl={event}", self.receiver.public);
+        let request = self.receiver.client.get(url).bearer_auth(token).header("X-Forwarded-For", address);
+        let answer = tokio::time::timeout(PATIENCE, request.send()).await.expect("in time").expect("answers");
+        let status = answer.status().as_u16();
+        if status == 200 { 202 } else { status }
+    }
+}
+
+async fn start_behind_a_proxy(outbound: &str) -> Scene {
+    let (market, provider) = (Marketplace::start().await, IdentityProvider::start().await);
+    let text =
+        configuration(&market.base_url, "memory:").replace("[server]", "[server]\ntrusted_proxies = [\"127.0.0.1\"]");
+    let (before, rest) = text.split_once("kind = \"oauth2\"").expect("a kind");
+    let (_, after) = rest.split_once("[[integrations.marketplaces]]").expect("marketplaces");
+    let outbound = outbound.replace("{provider}", &provider.base_url);
+    let text = format!("{before}client_id = \"market\"\n{outbound}\n[[integrations.marketplaces]]{after}");
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let receiver = Receiver::start_with(&text, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
+    Scene { market, provider, receiver, clock }
+}
+
+#[tokio::test]
+async fn a_hundred_strangers_with_invented_tokens_do_not_lock_the_marketplace_out_even_from_its_own_address() {
+    let scene = start(INTROSPECTION).await;
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    assert_eq!(scene.status("good").await, 202);
+    scene.provider.with(|books| books.hangs_on_inventions = true);
+    let strangers = Strangers::come(&scene, 100, |_| "203.0.113.1".into());
+    for round in 0..13 {
+        scene.until("strangers keep the provider busy", |books| books.hanging >= 32).await;
+        if round == 0 {
+            assert_eq!(scene.status("good").await, 202);
+            assert_eq!(scene.provider.with(|books| books.hanging), 32, "the provider is not asked without bound");
+        }
+        // What was known of the token has ended: it has to be asked about again.
+        scene.clock.advance(Duration::from_secs(61));
+        scene.until("strangers keep the provider busy", |books| books.hanging >= 32).await;
+        assert_eq!(scene.status("good").await, 202, "round {round}");
+        assert_eq!(scene.provider.with(|books| books.asked_about["good"]), round + 2);
+    }
+    drop(strangers);
+}
+
+#[tokio::test]
+async fn a_new_token_from_a_network_that_showed_a_good_one_does_not_wait_behind_strangers_of_other_networks() {
+    let scene = start_behind_a_proxy(INTROSPECTION).await;
+    let token = |number: usize| format!("good-{number}");
+    for number in 0..6 {
+        let says = json!({"active": true, "client_id": "market"});
+        scene.provider.with(|books| books.tokens.insert(token(number), says));
+    }
+    assert_eq!(scene.status_from(&token(0), "2001:db8:1::1").await, 202);
+    scene.provider.with(|books| books.hangs_on_inventions = true);
+    let strangers = Strangers::come(&scene, 120, |number| format!("2001:db8:{:x}::{number}", 100 + number % 60));
+    for number in 1..6 {
+        scene.until("strangers keep the provider busy", |books| books.hanging >= 16).await;
+        let address = format!("2001:db8:1::{number}");
+        assert_eq!(scene.status_from(&token(number), &address).await, 202, "{address}");
+        if number == 1 {
+            assert_eq!(scene.provider.with(|books| books.hanging), 16, "so many questions are strangers', and no more");
+        }
+        scene.clock.advance(Duration::from_mins(5));
+    }
+    drop(strangers);
+}
+
+#[tokio::test]
+async fn one_network_of_strangers_takes_a_few_places_and_leaves_the_rest_to_others() {
+    let scene = start_behind_a_proxy(INTROSPECTION).await;
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|books| books.hangs_on_inventions = true);
+    let strangers = Strangers::come(&scene, 100, |number| format!("2001:db8:7::{number:x}"));
+    scene.until("strangers keep the provider busy", |books| books.hanging == 8).await;
+    assert_eq!(
+        scene.status_from("good", "198.51.100.1").await,
+        202,
+        "who never came before is asked about all the same"
+    );
+    assert_eq!(scene.provider.with(|books| books.hanging), 8);
+    drop(strangers);
+}
+
+#[tokio::test]
+async fn a_token_stays_good_while_it_is_asked_about_again_and_never_longer_than_a_minute() {
+    let scene = start(INTROSPECTION).await;
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    assert_eq!(scene.status("good").await, 202);
+    scene.provider.with(|books| books.hangs = true);
+    scene.clock.advance(Duration::from_secs(30));
+    assert_eq!(scene.status("good").await, 202, "its callers do not wait for the provider");
+    scene.until_asked_about("good", 2).await;
+    // The wall clock may step back as far as it likes.
+    scene.clock.set(Timestamp::from_millis(scene.clock.now().as_millis() - 3_600_000));
+    scene.clock.advance(Duration::from_millis(29_999));
+    assert_eq!(scene.status("good").await, 202);
+    scene.clock.advance(Duration::from_millis(1));
+    assert_eq!(scene.status_in_the_end("good").await, 503, "nobody has vouched for it within a minute");
+    scene.provider.with(|books| books.hangs = false);
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": false})));
+    scene.clock.advance(Duration::from_secs(20));
+    scene.until_status("good", 401).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_is_refused_as_soon_as_the_provider_says_so() {
+    let scene = start(INTROSPECTION).await;
+    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    assert_eq!(scene.status("good").await, 202);
+    scene.provider.with(|books| books.tokens.clear());
+    scene.clock.advance(Duration::from_secs(30));
+    assert_eq!(scene.status("good").await, 202);
+    // No further time passes.
+    let refused = async { while scene.status("good").await != 401 {} };
+    tokio::time::timeout(PATIENCE, refused).await.expect("is refused");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_too_late_for_its_caller_is_there_for_the_next() {
+    let scene = start(INTROSPECTION).await;
+    scene.provider.with(|books| books.hangs = true);
+    let asked = async {
+        scene.until("both are asked about", |books| books.hanging == 2).await;
+        scene.clock.advance(Duration::from_secs(4));
+    };
+    let (one, other, ()) = tokio::join!(scene.status("one"), scene.status("other"), asked);
+    assert_eq!((one, other), (503, 503));
+    assert_eq!(scene.provider.with(|books| books.hanging), 2, "they are asked about still");
+    scene.provider.with(|books| {
+        books.tokens.insert("one".into(), json!({"active": true, "client_id": "market"}));
+        books.hangs = false;
+        books.looked_at.send_replace(());
+    });
+    scene.until("both are answered", |books| books.hanging == 0).await;
+    assert_eq!(scene.status("one").await, 202);
+    assert_eq!(scene.status("other").await, 401);
+    assert_eq!(scene.provider.with(|books| books.tokens_asked_about), 2, "once each");
+}
+
+#[tokio::test]
+async fn strangers_with_invented_key_names_do_not_take_the_place_of_a_token_with_a_new_key() {
+    let (known, new, invented) = (
+        Signer::new("known", Algorithm::ES256),
+        Signer::new("new", Algorithm::ES256),
+        Signer::new("invented", Algorithm::ES256),
+    );
+    let scene = start_behind_a_proxy(JWT).await;
+    scene.provider.publish(&[&known]);
+    scene.clock.advance(Duration::from_secs(2));
+    let market = "198.51.100.1";
+    let first = scene.token(&known);
+    tokio::select! {
+        status = scene.status_from(&first, market) => assert_eq!(status, 202),
+        () = let_time_pass(&scene.clock) => unreachable!("it passes for ever"),
+    }
+    let mut crowd = tokio::task::JoinSet::new();
+    let invention = scene.token(&invented);
+    let event = scene.market.order("stranger");
+    for number in 0..300_usize {
+        let url = format!("{}/notifications/create?eventUrl={event}", scene.receiver.public);
+        let request = scene.receiver.client.get(url).bearer_auth(&invention);
+        let request = request.header("X-Forwarded-For", format!("2001:db8:{number:x}::1"));
+        crowd.spawn(async move { request.send().await.expect("answers").status().as_u16() });
+    }
+    // The clock stands still, so those who found a place wait in it; the rest is turned away.
+    let mut refused = 0;
+    while refused < 300 - 128 - 1 {
+        let status = tokio::time::timeout(PATIENCE, crowd.join_next()).await.expect("in time").expect("one is left");
+        let status = status.expect("answers");
+        assert!([401, 503].contains(&status), "{status}");
+        refused += 1;
+    }
+    scene.provider.publish(&[&known, &new]);
+    let token = scene.token(&new);
+    tokio::select! {
+        status = scene.status_from(&token, market) => assert_eq!(status, 202),
+        () = let_time_pass(&scene.clock) => unreachable!("it passes for ever"),
+    }
 }
 
 #[tokio::test]

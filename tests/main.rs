@@ -38,6 +38,7 @@ mod odd_bodies;
 mod logged;
 mod peers;
 mod power;
+mod public_door;
 mod receive;
 mod storm;
 mod support;

@@ -128,7 +128,7 @@ async fn bad_input_is_answered_with_the_fault_and_nothing_is_recorded() {
         ("eventUrl=".into(), "eventUrl is missing"),
         ("EVENTURL=x".into(), "eventUrl is missing"),
         (format!("eventUrl={base}/events/1&eventUrl={base}/events/2"), "more than once"),
-        ("eventUrl=%7BeventUrl%7D".into(), "'{'"),
+        ("eventUrl=%7BeventUrl%7D".into(), "is the placeholder \"{eventUrl}\""),
         ("eventUrl=events/1".into(), "not an absolute http or https URL"),
         ("eventUrl=file:///etc/passwd".into(), "not an absolute http or https URL"),
         ("eventUrl=http://evil.example/events/1".into(), "points to http://evil.example, which is not a marketplace"),
@@ -181,6 +181,7 @@ async fn what_is_no_route_or_no_get_is_answered_in_json() {
     assert_eq!(body_of(get).await["errorCode"], "NOT_FOUND");
     let post = receiver.client.post(format!("{}/notifications/create", receiver.public)).send().await.expect("answers");
     assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(body_of(post).await["errorCode"], "INVALID_OPERATION");
 }
 
 #[tokio::test]

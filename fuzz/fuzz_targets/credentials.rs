@@ -48,6 +48,7 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
 libfuzzer_sys::fuzz_target!(|input: (Option<&[u8]>, &str)| {
     let (header, query) = input;
     let presented = Presented {
+        method: "GET",
         authorization: header.into_iter().collect(),
         path: "/notifications/create",
         query,

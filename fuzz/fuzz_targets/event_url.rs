@@ -1,7 +1,7 @@
 //! An event URL that is accepted lies in a configured marketplace, whoever reads it, and is stable.
 #![no_main]
 
-use doorbell::event::{BaseUrl, EventUrl};
+use doorbell::event::{BaseUrl, EventId, EventUrl};
 use doorbell_fuzz::within_limit;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
@@ -12,6 +12,8 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
         assert!(url.as_str().starts_with(&format!("{base}/")), "{text}: {url}");
         assert!(url.result_url().starts_with(&format!("{base}/")), "{text}");
         assert!(!url.token().is_empty(), "{text}");
-        assert_eq!(EventUrl::parse(url.as_str(), &bases).as_ref(), Ok(&url), "{text}");
+        let again = EventUrl::parse(url.as_str(), &bases).expect("is accepted again");
+        assert_eq!((again.as_str(), again.result_url()), (url.as_str(), url.result_url()), "{text}");
+        assert_eq!(EventId::of("a", &again), EventId::of("a", &url), "{text}");
     }
 });

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::problem::Problem;
 use super::request::{self, Parameters, unfit};
 use super::{Office, Operator, act, json, read};
-use crate::event::{ErrorCode, EventId, EventRecord, EventResult, EventType, Flag, State};
+use crate::event::{ErrorCode, EventId, EventRecord, EventResult, EventType, Flag, State, shown_event_url};
 use crate::store::{Amendment, Filter, Sequence};
 
 /// Events on a page if the caller does not say, and at most.
@@ -53,7 +53,7 @@ impl From<EventRecord> for Summary {
         Self {
             id: event.id,
             token,
-            event_url: event.event_url,
+            event_url: shown_event_url(&event.event_url).into_owned(),
             integration: event.integration,
             marketplace: event.marketplace,
             kind: event.kind.or(event.announced),

@@ -23,6 +23,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct Presented<'a> {
     /// The `Authorization` headers, as they were sent.
     pub authorization: Vec<&'a [u8]>,
+    /// The request's method.
+    pub method: &'a str,
     /// The request's path as the marketplace knows it, prefix included.
     pub path: &'a str,
     /// The request's query, without its `?`.

@@ -1,25 +1,30 @@
-//! Slows whoever guesses secrets, without letting a stranger lock the marketplace out.
+//! Slows whoever guesses secrets, without letting a stranger lock the marketplace out or find out who our clients are.
 //!
-//! Failures are counted for the address they come from: after a few, the address waits before its next try is looked
-//! at, and ever longer. They are counted for the client that is guessed at too, from wherever they come: while there
-//! are many, an address gets fewer tries before it waits. No number of failures makes the first try of an address
-//! wait, and an address that proved the client's secret lately is always looked at: so the marketplace passes
-//! whatever strangers do, unless it shares its address with them.
+//! Failures are counted for the address they come from: after a few, the address waits before its next try counts, and
+//! ever longer. They are counted for the name that is guessed at too, from wherever they come: while there are many, an
+//! address gets fewer tries before it waits. No number of failures makes the first try of an address wait, and from an
+//! address that proved a client's secret lately that secret is always good: so the marketplace passes whatever
+//! strangers do.
+//!
+//! A name that a client has and one that nobody has are counted by the same counters, and a wrong secret is answered
+//! the same whichever it was given for: whoever counts answers learns nothing of which names there are.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use super::admission::network_of;
+use crate::clock::{Clock, Moment};
 
 /// Failures of an address that cost nothing yet.
 const FREE: u32 = 5;
-/// Failures at a client, from all addresses, after which each address has one that costs nothing.
+/// Failures at a name, from all addresses, after which each address has one that costs nothing.
 const UNDER_ATTACK: u32 = 50;
 /// The first wait; it doubles with each further failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// The first wait at a client that many guess at.
+/// The first wait at a name that many guess at.
 const FIRST_WAIT_UNDER_ATTACK: Duration = Duration::from_secs(30);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
@@ -29,97 +34,87 @@ const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 const PROVEN_FOR: Duration = Duration::from_hours(24);
 /// Addresses that are remembered, of failures and of proofs.
 const TRACKED: usize = 16_384;
-/// Names that are remembered though no client has them.
-const INVENTED: usize = 1024;
+/// How many are forgotten at once when there are too many: looking for them all costs as much as looking for one.
+const FORGOTTEN_AT_ONCE: usize = TRACKED / 8;
+/// Counters of names. Names share them, since there is no end to names; that makes a stranger wait sooner, now and
+/// then, and nobody else.
+const NAME_COUNTERS: usize = 8192;
 
-#[derive(Default)]
 pub(super) struct Guard {
+    clock: Arc<dyn Clock>,
+    /// Which counter a name has is not to be foreseen.
+    names: RandomState,
     books: Mutex<Books>,
 }
 
-#[derive(Default)]
 struct Books {
     failures: HashMap<IpAddr, Failures>,
-    clients: HashMap<Vec<u8>, Failures>,
-    /// Names that no client has are treated like those that one has, or the difference would tell. There is no end to
-    /// them, so they are kept apart.
-    invented: HashMap<Vec<u8>, Failures>,
-    proven: HashMap<(IpAddr, Vec<u8>), Timestamp>,
+    names: Vec<Failures>,
+    proven: HashMap<(IpAddr, Vec<u8>), Moment>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Failures {
     count: u32,
-    latest: Timestamp,
-    blocked_until: Timestamp,
+    latest: Moment,
+    blocked_until: Moment,
+}
+
+/// Why what a caller shows is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It is wrong.
+    Wrong,
+    /// The address has to wait; whether it is right is not said.
+    TooManyFailures {
+        /// How long.
+        retry_after: Duration,
+    },
 }
 
 impl Failures {
-    const fn none(now: Timestamp) -> Self {
-        Self { count: 0, latest: now, blocked_until: now }
+    fn is_forgotten(&self, now: Moment) -> bool {
+        now.since(self.latest) >= FORGOTTEN_AFTER
     }
 
-    fn is_forgotten(&self, now: Timestamp) -> bool {
-        now.since(self.latest) >= FORGOTTEN_AFTER
+    fn count_one(&mut self, now: Moment) {
+        if self.is_forgotten(now) {
+            *self = Self::default();
+        }
+        self.count = self.count.saturating_add(1);
+        self.latest = now;
     }
 }
 
 impl Guard {
-    /// Whether a secret that `address` shows for `client` is looked at now; if not, how long that takes.
-    pub(super) fn admit(&self, address: IpAddr, client: &[u8], now: Timestamp) -> Result<(), Duration> {
-        let address = network_of(address);
-        let books = self.books();
-        match books.failures.get(&address) {
-            Some(failures) if failures.blocked_until > now && !books.is_proven(address, client, now) => {
-                Err(failures.blocked_until.since(now))
-            }
-            _ => Ok(()),
-        }
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let names = vec![Failures::default(); NAME_COUNTERS];
+        let books = Mutex::new(Books { failures: HashMap::new(), names, proven: HashMap::new() });
+        Self { clock, names: RandomState::new(), books }
     }
 
-    /// Notes that `address` proved to be `client`.
-    pub(super) fn succeeded(&self, address: IpAddr, client: &[u8], now: Timestamp) {
-        let address = network_of(address);
+    /// Whether `proof`, the client that `address` proved to be and what comes of it, counts now. Without a proof, what
+    /// the address showed for `name` was wrong.
+    ///
+    /// What is shown is looked into before this is asked, whether or not the address waits, so that the time it takes
+    /// tells nothing either.
+    pub(super) fn judge<T>(&self, address: IpAddr, name: &[u8], proof: Option<(&str, T)>) -> Result<T, Refused> {
+        let (address, now) = (network_of(address), self.clock.monotonic());
         let mut books = self.books();
-        if books.proven.len() >= TRACKED {
-            books.proven.retain(|_, proven| now.since(*proven) < PROVEN_FOR);
-        }
-        if books.proven.len() < TRACKED {
-            books.proven.insert((address, client.to_vec()), now);
-        }
-    }
-
-    /// Notes that `address` did not prove to be `client`, which `exists` or not; says how long it waits, if it does.
-    pub(super) fn failed(&self, address: IpAddr, client: &[u8], exists: bool, now: Timestamp) -> Option<Duration> {
-        let address = network_of(address);
-        let mut books = self.books();
-        let names = if exists {
-            &mut books.clients
-        } else {
-            if books.invented.len() >= INVENTED && !books.invented.contains_key(client) {
-                books.invented.clear();
+        let wait = books.failures.get(&address).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now));
+        match proof {
+            Some((client, found)) if wait.is_zero() || books.is_proven(address, client, now) => {
+                books.note_proof(address, client, now);
+                Ok(found)
             }
-            &mut books.invented
-        };
-        let of_client = names.entry(client.to_vec()).or_insert(Failures::none(now));
-        if of_client.is_forgotten(now) {
-            *of_client = Failures::none(now);
+            Some(_) => Err(Refused::TooManyFailures { retry_after: wait }),
+            None if !wait.is_zero() => Err(Refused::TooManyFailures { retry_after: wait }),
+            None => {
+                let counter = usize::try_from(self.names.hash_one(name) % NAME_COUNTERS as u64).unwrap_or_default();
+                books.note_failure(address, counter, now);
+                Err(Refused::Wrong)
+            }
         }
-        of_client.count = of_client.count.saturating_add(1);
-        of_client.latest = now;
-        let is_under_attack = of_client.count > UNDER_ATTACK;
-        books.make_room(now);
-        let failures = books.failures.entry(address).or_insert(Failures::none(now));
-        if failures.is_forgotten(now) {
-            *failures = Failures::none(now);
-        }
-        failures.count = failures.count.saturating_add(1);
-        failures.latest = now;
-        let (free, first) = if is_under_attack { (1, FIRST_WAIT_UNDER_ATTACK) } else { (FREE, FIRST_WAIT) };
-        let beyond = failures.count.checked_sub(free)?;
-        let wait = first.saturating_mul(2_u32.saturating_pow(beyond)).min(LONGEST_WAIT);
-        failures.blocked_until = now.plus(wait);
-        Some(wait)
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -128,131 +123,200 @@ impl Guard {
 }
 
 impl Books {
-    fn is_proven(&self, address: IpAddr, client: &[u8], now: Timestamp) -> bool {
-        self.proven.get(&(address, client.to_vec())).is_some_and(|proven| now.since(*proven) < PROVEN_FOR)
+    fn is_proven(&self, address: IpAddr, client: &str, now: Moment) -> bool {
+        let proof = self.proven.get(&(address, client.as_bytes().to_vec()));
+        proof.is_some_and(|proven| now.since(*proven) < PROVEN_FOR)
     }
 
-    /// Forgets what may be forgotten, and if that is nothing, the address that has been quiet longest.
-    fn make_room(&mut self, now: Timestamp) {
+    fn note_proof(&mut self, address: IpAddr, client: &str, now: Moment) {
+        if self.proven.len() >= TRACKED {
+            self.proven.retain(|_, proven| now.since(*proven) < PROVEN_FOR);
+        }
+        if self.proven.len() < TRACKED {
+            self.proven.insert((address, client.as_bytes().to_vec()), now);
+        }
+    }
+
+    fn note_failure(&mut self, address: IpAddr, counter: usize, now: Moment) {
+        let is_under_attack = self.names.get_mut(counter).is_some_and(|of_name| {
+            of_name.count_one(now);
+            of_name.count > UNDER_ATTACK
+        });
+        if !self.failures.contains_key(&address) {
+            self.make_room(now);
+        }
+        let failures = self.failures.entry(address).or_default();
+        failures.count_one(now);
+        let (free, first) = if is_under_attack { (1, FIRST_WAIT_UNDER_ATTACK) } else { (FREE, FIRST_WAIT) };
+        if let Some(beyond) = failures.count.checked_sub(free) {
+            let wait = first.saturating_mul(2_u32.saturating_pow(beyond)).min(LONGEST_WAIT);
+            failures.blocked_until = now.plus(wait);
+        }
+    }
+
+    /// Forgets what may be forgotten, and if that is nothing, the addresses that have been quiet longest.
+    fn make_room(&mut self, now: Moment) {
         if self.failures.len() < TRACKED {
             return;
         }
         self.failures.retain(|_, failures| !failures.is_forgotten(now));
-        if self.failures.len() >= TRACKED
-            && let Some(quietest) = self.failures.iter().min_by_key(|(_, failures)| failures.latest).map(|(at, _)| *at)
-        {
-            self.failures.remove(&quietest);
+        if self.failures.len() >= TRACKED {
+            let mut quietest: Vec<_> = self.failures.iter().map(|(at, failures)| (failures.latest, *at)).collect();
+            quietest.select_nth_unstable(FORGOTTEN_AT_ONCE);
+            for (_, address) in &quietest[..FORGOTTEN_AT_ONCE] {
+                self.failures.remove(address);
+            }
         }
-    }
-}
-
-/// What counts as one address: of IPv6 the network, since a single machine has as many addresses in it as it likes.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv6Addr;
 
-    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
-    const CLIENT: &[u8] = b"marketplace";
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+
+    const CLIENT: &str = "marketplace";
+
+    fn guard() -> (Guard, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
+        (Guard::new(clock.clone()), clock)
+    }
 
     fn address(number: u32) -> IpAddr {
         std::net::Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
+    fn guess(guard: &Guard, from: IpAddr, name: &str) -> Refused {
+        guard.judge(from, name.as_bytes(), None::<(&str, ())>).expect_err("it is wrong")
+    }
+
+    fn prove(guard: &Guard, from: IpAddr) -> Result<(), Refused> {
+        guard.judge(from, CLIENT.as_bytes(), Some((CLIENT, ())))
+    }
+
+    /// How long `from` waits now; whoever waits is not counted again.
+    fn wait(guard: &Guard, from: IpAddr) -> Duration {
+        let now = guard.clock.monotonic();
+        guard.books().failures.get(&from).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now))
+    }
+
     #[test]
     fn an_address_that_guesses_waits_ever_longer_and_no_longer_than_the_longest_wait() {
-        let guard = Guard::default();
-        let mut now = NOW;
+        let (guard, clock) = guard();
         let mut waits = Vec::new();
         for _ in 0..16 {
-            guard.admit(address(1), CLIENT, now).expect("its wait is over");
-            let wait = guard.failed(address(1), CLIENT, true, now).unwrap_or_default();
+            assert_eq!(guess(&guard, address(1), CLIENT), Refused::Wrong, "its wait is over");
+            let wait = wait(&guard, address(1));
             if !wait.is_zero() {
-                assert_eq!(guard.admit(address(1), CLIENT, now), Err(wait));
+                let refused = Refused::TooManyFailures { retry_after: wait };
+                assert_eq!(guess(&guard, address(1), CLIENT), refused);
+                assert_eq!(prove(&guard, address(1)), Err(refused), "nor is a right guess told from a wrong one");
             }
             waits.push(wait.as_secs());
-            now = now.plus(wait);
+            clock.advance(wait);
         }
         assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        assert_eq!(guard.admit(address(2), CLIENT, now), Ok(()), "another address does not wait");
+        assert_eq!(guess(&guard, address(2), CLIENT), Refused::Wrong, "another address does not wait");
     }
 
     #[test]
-    fn failures_are_forgotten_after_a_while() {
-        let guard = Guard::default();
+    fn failures_are_forgotten_after_a_while_by_whatever_the_wall_clock_shows() {
+        let (guard, clock) = guard();
         for _ in 0..5 {
-            guard.failed(address(1), CLIENT, true, NOW);
+            guess(&guard, address(1), CLIENT);
         }
-        let later = NOW.plus(FORGOTTEN_AFTER);
-        assert_eq!(guard.failed(address(1), CLIENT, true, later), None);
+        clock.set(Timestamp::from_millis(1 << 44));
+        assert_ne!(guess(&guard, address(1), CLIENT), Refused::Wrong);
+        clock.advance(FORGOTTEN_AFTER);
+        clock.set(Timestamp::from_millis(0));
+        assert_eq!(guess(&guard, address(1), CLIENT), Refused::Wrong);
+        assert_eq!(wait(&guard, address(1)), Duration::ZERO);
     }
 
     #[test]
-    fn an_address_that_proved_itself_is_looked_at_whatever_comes_from_it() {
-        let guard = Guard::default();
-        guard.succeeded(address(1), CLIENT, NOW);
+    fn the_secret_is_good_from_where_it_was_proven_whatever_strangers_do_there() {
+        let (guard, clock) = guard();
+        prove(&guard, address(1)).expect("is right");
         for _ in 0..100 {
-            guard.failed(address(1), CLIENT, true, NOW);
+            guess(&guard, address(1), CLIENT);
         }
-        assert_eq!(guard.admit(address(1), CLIENT, NOW), Ok(()));
-        assert!(guard.admit(address(1), b"other", NOW).is_err(), "for its own client only");
-        let later = NOW.plus(PROVEN_FOR);
-        guard.failed(address(1), CLIENT, true, later);
-        assert_eq!(guard.admit(address(1), CLIENT, later), Ok(()), "the failures are long forgotten");
+        prove(&guard, address(1)).expect("is right");
+        assert!(guard.judge(address(1), b"other", Some(("other", ()))).is_err(), "for its own client only");
+        clock.advance(PROVEN_FOR);
+        for _ in 0..6 {
+            guess(&guard, address(1), CLIENT);
+        }
+        assert!(prove(&guard, address(1)).is_err(), "and for a day");
     }
 
     #[test]
     fn no_number_of_guesses_at_a_client_makes_a_new_address_wait_for_its_first_try() {
-        let guard = Guard::default();
+        let (guard, _) = guard();
         for number in 0..10_000 {
-            assert_eq!(guard.admit(address(number), CLIENT, NOW), Ok(()));
-            guard.failed(address(number), CLIENT, true, NOW);
+            assert_eq!(guess(&guard, address(number), CLIENT), Refused::Wrong);
         }
-        let wait = guard.failed(address(20_000), CLIENT, true, NOW);
-        assert_eq!(wait, Some(FIRST_WAIT_UNDER_ATTACK), "and it has one try, not five");
+        guess(&guard, address(20_000), CLIENT);
+        assert_eq!(wait(&guard, address(20_000)), FIRST_WAIT_UNDER_ATTACK, "and it has one try, not five");
+        prove(&guard, address(20_001)).expect("is right");
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_count_as_one() {
-        let guard = Guard::default();
+        let (guard, _) = guard();
         let of = |host: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, host));
         for host in 0..5 {
-            guard.failed(of(host), CLIENT, true, NOW);
+            guess(&guard, of(host), CLIENT);
         }
-        assert!(guard.admit(of(99), CLIENT, NOW).is_err());
-        assert_eq!(guard.admit("::ffff:10.0.0.1".parse().expect("an address"), CLIENT, NOW), Ok(()));
+        assert_ne!(guess(&guard, of(99), CLIENT), Refused::Wrong);
+        assert_eq!(guess(&guard, "::ffff:10.0.0.1".parse().expect("an address"), CLIENT), Refused::Wrong);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let guard = Guard::default();
+        let (guard, clock) = guard();
         for number in 0..u32::try_from(TRACKED).expect("small") + 100 {
-            guard.failed(address(number), CLIENT, false, NOW.plus(Duration::from_millis(number.into())));
-            guard.succeeded(address(number), CLIENT, NOW);
+            clock.advance(Duration::from_millis(1));
+            guess(&guard, address(number), &number.to_string());
+            let _ = prove(&guard, address(number));
         }
         let books = guard.books();
-        assert_eq!((books.failures.len(), books.proven.len()), (TRACKED, TRACKED));
-        assert_eq!((books.clients.len(), books.invented.len()), (0, 1));
-        drop(books);
-        for number in 0..INVENTED + 10 {
-            guard.failed(address(1), number.to_string().as_bytes(), false, NOW);
+        assert!(books.failures.len() <= TRACKED && books.failures.len() >= TRACKED - FORGOTTEN_AT_ONCE);
+        assert!(books.failures.contains_key(&address(u32::try_from(TRACKED).expect("small"))));
+        assert!(!books.failures.contains_key(&address(0)), "the quietest were forgotten");
+        assert_eq!((books.proven.len(), books.names.len()), (TRACKED, NAME_COUNTERS));
+    }
+
+    /// What an observer sees who guesses at `name` in every way there is: answers, waits and free tries, from a new
+    /// address, from one that the marketplace shares, after a storm at the name and after a storm of other names.
+    fn observed(name: &str) -> Vec<String> {
+        let (guard, clock) = guard();
+        let shared = address(1);
+        prove(&guard, shared).expect("is right");
+        let mut seen = Vec::new();
+        let mut look = |from: IpAddr| seen.push(format!("{:?}", guess(&guard, from, name)));
+        (0..20).for_each(|_| look(shared));
+        (0..20).for_each(|_| look(address(2)));
+        (100..160).for_each(|number| look(address(number)));
+        for number in 0..3000 {
+            guess(&guard, address(10_000 + number), &format!("invented {number}"));
         }
-        assert!(guard.books().invented.len() <= INVENTED);
+        (200..205).for_each(|number| (0..3).for_each(|_| look(address(number))));
+        clock.advance(Duration::from_secs(40));
+        (0..3).for_each(|_| look(address(200)));
+        clock.advance(FORGOTTEN_AFTER);
+        (0..6).for_each(|_| look(address(200)));
+        prove(&guard, shared).expect("is right");
+        (0..20).for_each(|_| look(shared));
+        seen
     }
 
     #[test]
-    fn whether_a_client_exists_makes_no_difference() {
-        let waits = |exists: bool| {
-            let guard = Guard::default();
-            let numbers = (0..60).chain([100, 100, 100]);
-            numbers.map(|number| guard.failed(address(number), CLIENT, exists, NOW)).collect::<Vec<_>>()
-        };
-        assert_eq!(waits(true), waits(false));
+    fn whoever_counts_answers_cannot_tell_a_client_from_an_invention() {
+        let of_client = observed(CLIENT);
+        for invented in ["nobody", "Marketplace", "marketplace ", ""] {
+            assert_eq!(observed(invented), of_client, "{invented:?}");
+        }
     }
 }

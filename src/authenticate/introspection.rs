@@ -1,33 +1,56 @@
 //! Opaque tokens of an identity provider, which is asked about each (RFC 7662).
+//!
+//! A token that is in use is asked about again before what is known of it is too old, so that its callers wait for
+//! nobody. Questions are tasks of their own: the answer to one that came too late for its caller is there for the next.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
+use super::admission::{Admission, Bounds, Place, Standing};
 use super::claims::{Claims, Rules};
-use super::remembered::Remembered;
 use super::{AuthenticationError, Caller};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{self, Endpoint, Introspection};
 use crate::egress::{Egress, EgressError};
+use crate::log_limiter::LogLimiter;
 
-/// How long a token that is good is not asked about again.
+/// How long a token is good after the provider was asked about it: how long one that is revoked is still good here.
 const GOOD_FOR: Duration = Duration::from_mins(1);
-/// How long one that is not is not asked about again.
+/// When one that is in use is asked about again.
+const REFRESHED_AFTER: Duration = Duration::from_secs(30);
+/// When it is asked about once more, if that came to nothing.
+const REFRESHED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How long one that is not good is not asked about again.
 const BAD_FOR: Duration = Duration::from_secs(5);
+/// How long one that was good has a place of its own to be asked about.
+const KNOWN_FOR: Duration = Duration::from_hours(24);
+/// Good tokens that are remembered. A marketplace uses one at a time.
+const REMEMBERED_GOOD: usize = 256;
+/// Bad ones.
+const REMEMBERED_BAD: usize = 1024;
 /// How long a caller waits: a marketplace waits 5 s for its answer.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Tokens that are being asked about at once; callers with others are turned away.
-const IN_FLIGHT: usize = 64;
+/// How long an answer is waited for, whoever still wants it.
+const LONGEST_QUESTION: Duration = Duration::from_secs(20);
+/// Questions at once: about known tokens, from proven networks, from strangers.
+const QUESTIONS: [usize; 3] = [16, 32, 16];
+/// Tokens that are asked about or wait for that; callers with others are turned away.
+const PLACES: Bounds = Bounds { total: 768, kept_for_known: 64, strangers: 256, of_stranger: 8, of_proven: 256 };
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+type Verdict = Result<Caller, AuthenticationError>;
 
 /// One integration's client at one identity provider.
 pub(super) struct Introspector {
@@ -37,10 +60,31 @@ pub(super) struct Introspector {
     rules: Rules,
     egress: Egress,
     clock: Arc<dyn Clock>,
-    good: Remembered<Caller>,
-    bad: Remembered<AuthenticationError>,
-    /// Held while a token is asked about, so that any number of callers with one token ask once.
-    in_flight: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    log: LogLimiter,
+    memory: Mutex<Memory>,
+    admission: Arc<Admission>,
+    questions: [Semaphore; 3],
+}
+
+/// What is known of tokens, by their digests: so much and no more, however long they are.
+#[derive(Default)]
+struct Memory {
+    good: HashMap<Fingerprint, Good>,
+    bad: HashMap<Fingerprint, (AuthenticationError, Moment)>,
+    /// Those that are being asked about, so that any number of callers with one token ask once.
+    asked_about: HashMap<Fingerprint, Arc<watch::Sender<Option<Verdict>>>>,
+}
+
+/// The SHA-256 digest of a token.
+type Fingerprint = [u8; 32];
+
+/// A token that was good when it was asked about.
+struct Good {
+    caller: Caller,
+    asked: Moment,
+    /// When the token itself ends.
+    ends: Timestamp,
+    refreshed_from: Moment,
 }
 
 #[derive(Deserialize)]
@@ -73,10 +117,11 @@ impl Introspector {
             },
             egress: Egress::new(egress, vec![url.base().clone()], MAX_ANSWER_BYTES)?,
             url,
+            log: LogLimiter::new(Arc::clone(&clock)),
+            memory: Mutex::default(),
+            admission: Admission::new(PLACES, Arc::clone(&clock)),
+            questions: QUESTIONS.map(Semaphore::new),
             clock,
-            good: Remembered::new(),
-            bad: Remembered::new(),
-            in_flight: Mutex::default(),
         })
     }
 
@@ -84,54 +129,110 @@ impl Introspector {
         self.integration
     }
 
-    /// What the provider said of `token` a moment ago.
-    pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<Result<Caller, AuthenticationError>> {
-        self.good.recall(token, now).map(Ok).or_else(|| self.bad.recall(token, now).map(Err))
-    }
-
-    /// The caller that shows `token`, in the words of its provider.
-    pub(super) async fn verify(&self, token: &str) -> Result<Caller, AuthenticationError> {
-        let turn = self.queue(token)?;
-        tokio::select! {
-            verdict = self.ask_in_turn(token, &turn.lock) => verdict,
-            () = self.clock.sleep(PATIENCE) => {
-                tracing::warn!(url = %self.url, "the identity provider does not answer in time");
-                Err(AuthenticationError::Unavailable)
+    /// The caller that shows `token`, if the provider called it good within the last minute. It is asked again in good
+    /// time.
+    pub(super) fn recall(self: &Arc<Self>, token: &str, address: IpAddr) -> Option<Caller> {
+        let fingerprint = fingerprint_of(token);
+        let now = self.clock.read();
+        let mut memory = self.memory();
+        let good = memory.good.get_mut(&fingerprint).filter(|good| good.is_good_at(now.monotonic, now.wall))?;
+        let caller = good.caller;
+        if good.refreshed_from <= now.monotonic {
+            good.refreshed_from = now.monotonic.plus(REFRESHED_AGAIN_AFTER);
+            if !memory.asked_about.contains_key(&fingerprint)
+                && let Some(place) = self.admission.enter(address, true)
+            {
+                self.begin(&mut memory, fingerprint, token, place, IfNobodyWaits::GoOn);
             }
         }
+        drop(memory);
+        self.admission.proved(address);
+        Some(caller)
     }
 
-    /// A place among those who ask about `token`.
-    fn queue<'a>(&'a self, token: &'a str) -> Result<Turn<'a>, AuthenticationError> {
-        let mut in_flight = self.in_flight();
-        if in_flight.len() >= IN_FLIGHT && !in_flight.contains_key(token) {
-            return Err(AuthenticationError::Unavailable);
+    /// The caller that shows `token` from `address`, in the words of its provider.
+    pub(super) async fn verify(self: &Arc<Self>, token: &str, address: IpAddr) -> Verdict {
+        if let Some(caller) = self.recall(token, address) {
+            return Ok(caller);
         }
-        let lock = Arc::clone(in_flight.entry(token.to_owned()).or_default());
-        Ok(Turn { introspector: self, token, lock })
+        let mut verdict = {
+            let fingerprint = fingerprint_of(token);
+            let now = self.clock.monotonic();
+            let mut memory = self.memory();
+            if let Some((error, until)) = memory.bad.get(&fingerprint)
+                && *until > now
+            {
+                return Err(*error);
+            }
+            if let Some(asked) = memory.asked_about.get(&fingerprint) {
+                asked.subscribe()
+            } else {
+                let is_known = memory.good.get(&fingerprint).is_some_and(|good| now.since(good.asked) < KNOWN_FOR);
+                let Some(place) = self.admission.enter(address, is_known) else {
+                    return Err(AuthenticationError::Unavailable);
+                };
+                self.begin(&mut memory, fingerprint, token, place, IfNobodyWaits::Stop)
+            }
+        };
+        let unavailable = AuthenticationError::Unavailable;
+        let verdict = tokio::select! {
+            told = verdict.wait_for(Option::is_some) => told.ok().and_then(|told| *told).unwrap_or(Err(unavailable)),
+            () = self.clock.sleep(PATIENCE) => {
+                self.warn("introspection_slow", "it does not answer in time");
+                Err(unavailable)
+            }
+        };
+        if verdict.is_ok() {
+            self.admission.proved(address);
+        }
+        verdict
     }
 
-    async fn ask_in_turn(&self, token: &str, turn: &tokio::sync::Mutex<()>) -> Result<Caller, AuthenticationError> {
-        let _turn = turn.lock().await;
-        let now = self.clock.now();
-        if let Some(verdict) = self.recall(token, now) {
-            return verdict;
-        }
-        let answer = self.ask(token).await.map_err(|reason| {
-            tracing::warn!(url = %self.url, reason, "a token cannot be asked about");
+    /// Begins to ask about a token: what tells the verdict.
+    fn begin(
+        self: &Arc<Self>,
+        memory: &mut Memory,
+        fingerprint: Fingerprint,
+        token: &str,
+        place: Place,
+        if_nobody_waits: IfNobodyWaits,
+    ) -> watch::Receiver<Option<Verdict>> {
+        let (sender, receiver) = watch::channel(None);
+        let sender = Arc::new(sender);
+        memory.asked_about.insert(fingerprint, Arc::clone(&sender));
+        let question = Question { introspector: Arc::clone(self), fingerprint, place, sender };
+        let token = token.to_owned();
+        tokio::spawn(async move { question.put(&token, if_nobody_waits).await });
+        receiver
+    }
+
+    /// What the provider says of a token, remembered.
+    async fn decide(&self, token: &str, fingerprint: Fingerprint) -> Verdict {
+        let asked = self.clock.monotonic();
+        let answer = tokio::select! {
+            answer = self.ask(token) => answer,
+            () = self.clock.sleep(LONGEST_QUESTION) => Err("it does not answer in time".to_owned()),
+        };
+        let answer = answer.map_err(|reason| {
+            self.warn("introspection_failed", &reason);
             AuthenticationError::Unavailable
         })?;
-        let verdict =
-            if answer.active { answer.claims.check(&self.rules, now) } else { Err(AuthenticationError::Invalid) };
-        match verdict {
+        let now = self.clock.read();
+        let checked =
+            if answer.active { answer.claims.check(&self.rules, now.wall) } else { Err(AuthenticationError::Invalid) };
+        let mut memory = self.memory();
+        match checked {
             Ok(()) => {
                 let caller = Caller { integration: self.integration };
-                let until = now.plus(GOOD_FOR).min(answer.claims.end().unwrap_or(Timestamp::MAX));
-                self.good.keep(token, caller, until, self.good.generation());
+                let ends = answer.claims.end().unwrap_or(Timestamp::MAX);
+                memory.bad.remove(&fingerprint);
+                memory
+                    .keep_good(fingerprint, Good { caller, asked, ends, refreshed_from: asked.plus(REFRESHED_AFTER) });
                 Ok(caller)
             }
             Err(error) => {
-                self.bad.keep(token, error, now.plus(BAD_FOR), self.bad.generation());
+                memory.good.remove(&fingerprint);
+                memory.keep_bad(fingerprint, error, now.monotonic);
                 Err(error)
             }
         }
@@ -163,24 +264,101 @@ impl Introspector {
         serde_json::from_slice(answer.body()).map_err(|_| "its answer is not one of RFC 7662".to_owned())
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A place among those who ask about a token. Given back when it is dropped, whatever becomes of its holder.
-struct Turn<'a> {
-    introspector: &'a Introspector,
-    token: &'a str,
-    lock: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut in_flight = self.introspector.in_flight();
-        // The map holds one, and we hold one: nobody else waits.
-        if Arc::strong_count(&self.lock) <= 2 {
-            in_flight.remove(self.token);
+    /// Strangers can bring this about as often as they like.
+    fn warn(&self, kind: &'static str, reason: &str) {
+        if let Some(times) = self.log.admit(kind) {
+            tracing::warn!(url = %self.url, reason, times, "the identity provider cannot be asked about a token");
         }
     }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// Remembers a good token, and if there are too many, forgets the one that was asked about longest ago.
+    fn keep_good(&mut self, fingerprint: Fingerprint, good: Good) {
+        if self.good.len() >= REMEMBERED_GOOD
+            && !self.good.contains_key(&fingerprint)
+            && let Some(oldest) = self.good.iter().min_by_key(|(_, good)| good.asked).map(|(at, _)| *at)
+        {
+            self.good.remove(&oldest);
+        }
+        self.good.insert(fingerprint, good);
+    }
+
+    fn keep_bad(&mut self, fingerprint: Fingerprint, error: AuthenticationError, now: Moment) {
+        if self.bad.len() >= REMEMBERED_BAD {
+            self.bad.retain(|_, (_, until)| *until > now);
+            if self.bad.len() >= REMEMBERED_BAD {
+                self.bad.clear();
+            }
+        }
+        self.bad.insert(fingerprint, (error, now.plus(BAD_FOR)));
+    }
+}
+
+impl Good {
+    fn is_good_at(&self, now: Moment, wall: Timestamp) -> bool {
+        now.since(self.asked) < GOOD_FOR && self.ends > wall
+    }
+}
+
+/// What becomes of a question that has not been put yet when nobody waits for its answer any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IfNobodyWaits {
+    Stop,
+    GoOn,
+}
+
+/// A token that is being asked about, or waits for that.
+struct Question {
+    introspector: Arc<Introspector>,
+    fingerprint: Fingerprint,
+    place: Place,
+    sender: Arc<watch::Sender<Option<Verdict>>>,
+}
+
+impl Question {
+    async fn put(self, token: &str, if_nobody_waits: IfNobodyWaits) {
+        let of_standing = match self.place.standing {
+            Standing::Known => 0,
+            Standing::Proven => 1,
+            Standing::Stranger => 2,
+        };
+        let turn = loop {
+            tokio::select! {
+                turn = self.introspector.questions[of_standing].acquire() => break turn,
+                () = self.sender.closed(), if if_nobody_waits == IfNobodyWaits::Stop => {
+                    // Whoever comes meanwhile looks for the question under this lock.
+                    let mut memory = self.introspector.memory();
+                    if self.sender.receiver_count() == 0 {
+                        memory.asked_about.remove(&self.fingerprint);
+                        return;
+                    }
+                }
+            }
+        };
+        let verdict = self.introspector.decide(token, self.fingerprint).await;
+        drop(turn);
+        self.introspector.memory().asked_about.remove(&self.fingerprint);
+        self.sender.send_replace(Some(verdict));
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        // A question that is cut off, as at the end of its thread, is not waited for by those who come later.
+        let mut memory = self.introspector.memory();
+        if memory.asked_about.get(&self.fingerprint).is_some_and(|asked| Arc::ptr_eq(asked, &self.sender)) {
+            memory.asked_about.remove(&self.fingerprint);
+        }
+    }
+}
+
+fn fingerprint_of(token: &str) -> Fingerprint {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    fingerprint
 }

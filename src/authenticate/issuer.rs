@@ -11,7 +11,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::credentials::NameAndPassword;
-use super::guard::Guard;
+use super::guard::{Guard, Refused};
 use super::keyring::{KeyInfo, Keyring, KeyringError};
 use super::remembered::Remembered;
 use super::shared_secret::{Client, proven};
@@ -159,7 +159,7 @@ impl Issuer {
         guard: (&Guard, IpAddr),
         now: Timestamp,
     ) -> Result<IssuedToken, TokenRefused> {
-        let place = self.authenticate(credentials, guard, now)?;
+        let place = self.authenticate(credentials, guard)?;
         let (client, grant) = (&self.clients[place], &self.grants[place]);
         let scope = granted(grant, request.scope.as_deref())?;
         if request.audiences.iter().any(|audience| audience.trim_end_matches('/') != self.identity) {
@@ -185,24 +185,19 @@ impl Issuer {
         &self,
         credentials: &NameAndPassword,
         (guard, address): (&Guard, IpAddr),
-        now: Timestamp,
     ) -> Result<usize, TokenRefused> {
-        let too_many = |retry_after| TokenRefused::TooManyFailures { retry_after };
         // RFC 6749 §2.3.1 wants each half form-encoded before it is joined; many clients send them as they are.
         let decoded = credentials.form_decoded();
-        let admit = |name: &[u8]| guard.admit(address, name, now);
-        admit(&credentials.name).or_else(|_| admit(&decoded.name)).map_err(too_many)?;
-        let found = [credentials, &decoded].into_iter().find_map(|given| {
-            proven(&self.clients, &given.name, given.password.expose_secret()).map(|client| client.id.as_bytes())
-        });
-        let place = found.and_then(|id| self.clients.iter().position(|client| client.id.as_bytes() == id));
-        if let Some(place) = place {
-            guard.succeeded(address, self.clients[place].id.as_bytes(), now);
-            return Ok(place);
-        }
-        let exists = self.clients.iter().any(|client| client.id.as_bytes() == credentials.name);
-        guard.failed(address, &credentials.name, exists, now);
-        Err(TokenRefused::Client)
+        let found = [credentials, &decoded]
+            .map(|given| proven(&self.clients, &given.name, given.password.expose_secret()))
+            .into_iter()
+            .find_map(|client| client.map(|client| client.id.as_str()));
+        let proof = found.and_then(|id| Some((id, self.clients.iter().position(|client| client.id == id)?)));
+        // Counted decoded, since there is no end to the ways in which a name can be encoded.
+        guard.judge(address, &decoded.name, proof).map_err(|refused| match refused {
+            Refused::Wrong => TokenRefused::Client,
+            Refused::TooManyFailures { retry_after } => TokenRefused::TooManyFailures { retry_after },
+        })
     }
 
     /// What was found out about `token` before.
@@ -302,6 +297,10 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    fn guard() -> Guard {
+        Guard::new(Arc::new(crate::clock::SystemClock))
+    }
+
     #[derive(Default)]
     struct InMemory(Mutex<HashMap<String, SecretSlice<u8>>>);
 
@@ -344,7 +343,7 @@ mod tests {
     }
 
     fn issue(issuer: &Issuer, request: &TokenRequest, now: Timestamp) -> Result<IssuedToken, TokenRefused> {
-        issuer.issue(&credentials("marketplace", "change-me"), request, (&Guard::default(), HERE), now)
+        issuer.issue(&credentials("marketplace", "change-me"), request, (&guard(), HERE), now)
     }
 
     fn token(issuer: &Issuer, now: Timestamp) -> String {
@@ -382,7 +381,7 @@ mod tests {
         let issuer = issuer().await;
         for (id, secret) in [("marketplace", "wrong"), ("nobody", "change-me"), ("", ""), ("marketplace", "")] {
             let request = TokenRequest::default();
-            let refused = issuer.issue(&credentials(id, secret), &request, (&Guard::default(), HERE), NOW);
+            let refused = issuer.issue(&credentials(id, secret), &request, (&guard(), HERE), NOW);
             assert_eq!(refused.err(), Some(TokenRefused::Client), "{id}:{secret}");
         }
     }
@@ -390,7 +389,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_sends_its_name_form_encoded_does_not_wait_for_strangers_either() {
         let issuer = open(&Arc::default(), &config_of("a b", ""), NOW).await;
-        let guard = Guard::default();
+        let guard = guard();
         let ask = |id: &str, secret: &str| {
             issuer.issue(&credentials(id, secret), &TokenRequest::default(), (&guard, HERE), NOW).is_ok()
         };
@@ -406,7 +405,7 @@ mod tests {
         let issuer = open(&Arc::default(), &config("previous_client_secret = \"before\""), NOW).await;
         for (secret, is_good) in [("change-me", true), ("before", true), ("changebefore", false), ("", false)] {
             let request = TokenRequest::default();
-            let given = issuer.issue(&credentials("marketplace", secret), &request, (&Guard::default(), HERE), NOW);
+            let given = issuer.issue(&credentials("marketplace", secret), &request, (&guard(), HERE), NOW);
             assert_eq!(given.is_ok(), is_good, "{secret}");
         }
     }

@@ -1,5 +1,6 @@
 //! Keys of an identity provider: fetched, kept, and fetched again when they change.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,12 +12,14 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
+use super::admission::{Admission, Bounds};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Endpoint};
 use crate::egress::{Egress, EgressError};
 use crate::event::BaseUrl;
+use crate::log_limiter::LogLimiter;
 
 /// How often keys are fetched without anybody asking: how long a key that was withdrawn is still good here.
 pub(super) const REFRESH_EVERY: Duration = Duration::from_mins(5);
@@ -25,7 +28,7 @@ const COOL_DOWN: Duration = Duration::from_secs(2);
 /// How long a caller waits for keys: a marketplace waits 5 s for its answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Callers that wait for keys at once; more are turned away.
-const WAITING: usize = 256;
+const WAITING: Bounds = Bounds { total: 256, kept_for_known: 0, strangers: 128, of_stranger: 16, of_proven: 128 };
 /// The largest document that is read, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;
 /// Keys that are kept of one document.
@@ -87,7 +90,8 @@ pub(super) struct KeySource {
     /// How often fetching began.
     began: AtomicU64,
     fetching: Mutex<()>,
-    waiting: Semaphore,
+    waiting: Arc<Admission>,
+    log: LogLimiter,
 }
 
 /// What is known, and since when.
@@ -178,11 +182,12 @@ impl KeySource {
         Ok(Self {
             whereabouts,
             egress: Egress::new(egress, vec![allowed], MAX_DOCUMENT_BYTES)?,
+            waiting: Admission::new(WAITING, Arc::clone(&clock)),
+            log: LogLimiter::new(Arc::clone(&clock)),
             clock,
             known: RwLock::default(),
             began: AtomicU64::new(0),
             fetching: Mutex::new(()),
-            waiting: Semaphore::new(WAITING),
         })
     }
 
@@ -191,16 +196,26 @@ impl KeySource {
     /// A key that is not known is looked for at the provider, though not sooner than a while after the last time:
     /// callers wait for that together, so that a key that has just come is found and strangers' inventions cost the
     /// provider next to nothing.
-    pub(super) async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<DecodingKey, NoKey> {
+    pub(super) async fn key(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        address: IpAddr,
+    ) -> Result<DecodingKey, NoKey> {
         let began = self.began.load(Ordering::Acquire);
         if let Some(key) = find(&self.known().keys, kid, algorithm) {
             return Ok(key);
         }
-        let _waiting = self.waiting.try_acquire().map_err(|_| NoKey::Unavailable)?;
+        let _waiting = self.waiting.enter(address, false).ok_or(NoKey::Unavailable)?;
         tokio::select! {
             found = self.look_for(kid, algorithm, began) => found,
             () = self.clock.sleep(PATIENCE) => Err(NoKey::Unavailable),
         }
+    }
+
+    /// Notes that `address` showed a token that one of these keys verifies.
+    pub(super) fn proved(&self, address: IpAddr) {
+        self.waiting.proved(address);
     }
 
     /// Looks for a key at the provider, unless others just did: what an attempt brought that began after the first
@@ -238,7 +253,10 @@ impl KeySource {
         let (keys, outcome) = match fetched {
             Ok(keys) => (keys, Ok(())),
             Err(error) => {
-                tracing::warn!(%error, known = before.keys.len(), "keys not refreshed; those that are known stay good");
+                if let Some(times) = self.log.admit("keys_not_refreshed") {
+                    let known = before.keys.len();
+                    tracing::warn!(%error, known, times, "keys not refreshed; those that are known stay good");
+                }
                 (before.keys.clone(), Err(NoKey::Unavailable))
             }
         };

@@ -1,5 +1,6 @@
 //! Signed tokens of an identity provider (RFC 7519, RFC 9068).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
@@ -64,7 +65,12 @@ impl JwtVerifier {
     ///
     /// The header says which key and algorithm a token claims, and nothing more: keys it brings along or points to
     /// (`jwk`, `jku`, `x5u`, `x5c`) are not looked at.
-    pub(super) async fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Result<Caller, AuthenticationError> {
         let invalid = AuthenticationError::Invalid;
         let header = decode_header(token).map_err(|_| invalid)?;
         // RFC 7515 §4.1.11: what must be understood, and is not, makes the token invalid.
@@ -72,7 +78,7 @@ impl JwtVerifier {
             return Err(invalid);
         }
         let (began, version) = (self.verified.generation(), self.keys.version());
-        let key = self.keys.key(header.kid.as_deref(), header.alg).await.map_err(|no_key| match no_key {
+        let key = self.keys.key(header.kid.as_deref(), header.alg, address).await.map_err(|no_key| match no_key {
             NoKey::Unknown => invalid,
             NoKey::Unavailable => AuthenticationError::Unavailable,
         })?;
@@ -84,6 +90,7 @@ impl JwtVerifier {
         let claims = decode::<Claims>(token, &key, &validation).map_err(|_| invalid)?.claims;
         let end = claims.end().ok_or(invalid)?;
         claims.check(&self.rules, now)?;
+        self.keys.proved(address);
         let caller = Caller { integration: self.integration };
         self.verified.keep(token, (caller, version), end, began);
         Ok(caller)

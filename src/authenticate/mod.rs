@@ -13,6 +13,7 @@
 //! What cannot be decided, because whoever decides it cannot be asked, is [`AuthenticationError::Unavailable`]: the
 //! caller is neither let in nor told that it is wrong.
 
+mod admission;
 mod claims;
 mod credentials;
 mod guard;
@@ -37,13 +38,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Outbound};
 use crate::egress::EgressError;
 use credentials::Credentials;
-use guard::Guard;
+use guard::{Guard, Refused};
 use introspection::Introspector;
 use jwks::{KeySource, REFRESH_EVERY};
 use jwt::JwtVerifier;
@@ -127,7 +129,7 @@ pub enum SetUpError {
 pub struct Authenticator {
     issuer: Option<Issuer>,
     verifiers: Vec<JwtVerifier>,
-    introspectors: Vec<Introspector>,
+    introspectors: Vec<Arc<Introspector>>,
     names: Vec<Client>,
     signatures: Option<SignatureVerifier>,
     guard: Guard,
@@ -168,7 +170,7 @@ impl Authenticator {
                     }
                     Outbound::Introspection(introspection) => {
                         let clock = Arc::clone(&clock);
-                        introspectors.push(Introspector::new(place, introspection, &config.egress, clock)?);
+                        introspectors.push(Arc::new(Introspector::new(place, introspection, &config.egress, clock)?));
                     }
                     Outbound::Basic(client) => names.push(Client::new(place, client)),
                     // The issuer and the verifier of signatures look for theirs themselves.
@@ -178,7 +180,16 @@ impl Authenticator {
         }
         let signatures = SignatureVerifier::new(config, vault);
         let challenge = challenge(!names.is_empty(), signatures.is_some());
-        Ok(Self { issuer, verifiers, introspectors, names, signatures, guard: Guard::default(), clock, challenge })
+        Ok(Self {
+            issuer,
+            verifiers,
+            introspectors,
+            names,
+            signatures,
+            guard: Guard::new(Arc::clone(&clock)),
+            clock,
+            challenge,
+        })
     }
 
     /// The caller behind what a request shows.
@@ -188,8 +199,8 @@ impl Authenticator {
     pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Caller, AuthenticationError> {
         let now = self.clock.now();
         match Credentials::read(presented)? {
-            Credentials::Bearer(token) => self.bearer(token, now).await,
-            Credentials::Basic(credentials) => self.basic(&credentials, presented.address, now),
+            Credentials::Bearer(token) => self.bearer(token, presented.address, now).await,
+            Credentials::Basic(credentials) => self.basic(&credentials, presented.address),
             Credentials::OAuth(header) => self.signed(presented, Carried::Header(header), now).await,
             Credentials::OAuthQuery => self.signed(presented, Carried::Query, now).await,
         }
@@ -278,7 +289,7 @@ impl Authenticator {
     }
 
     /// Who verifies a token is decided by the issuer it names; whatever no signature can tell is asked about.
-    async fn bearer(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+    async fn bearer(&self, token: &str, address: IpAddr, now: Timestamp) -> Result<Caller, AuthenticationError> {
         let recalled = self
             .issuer
             .iter()
@@ -293,43 +304,50 @@ impl Authenticator {
             verdicts.push(issuer.verify(token, now));
         }
         for verifier in self.verifiers.iter().filter(|verifier| claimed.as_deref() == Some(verifier.issuer())) {
-            verdicts.push(verifier.verify(token, now).await);
+            verdicts.push(verifier.verify(token, address, now).await);
         }
         if verdicts.is_empty() {
-            for introspector in &self.introspectors {
-                let verdict = match introspector.recall(token, now) {
-                    Some(verdict) => verdict,
-                    None => introspector.verify(token).await,
-                };
-                let is_final = verdict.is_ok();
-                verdicts.push(verdict);
-                if is_final {
-                    break;
-                }
-            }
+            verdicts = self.asked_about(token, address).await;
         }
         most_telling(verdicts)
     }
 
-    fn basic(
-        &self,
-        credentials: &NameAndPassword,
-        address: IpAddr,
-        now: Timestamp,
-    ) -> Result<Caller, AuthenticationError> {
+    /// What the identity providers say of a token. Each is asked at once: one that is slow is not to hold up the answer
+    /// of another.
+    async fn asked_about(&self, token: &str, address: IpAddr) -> Vec<Result<Caller, AuthenticationError>> {
+        if let Some(caller) = self.introspectors.iter().find_map(|introspector| introspector.recall(token, address)) {
+            return vec![Ok(caller)];
+        }
+        if let [introspector] = &self.introspectors[..] {
+            return vec![introspector.verify(token, address).await];
+        }
+        let mut asked = JoinSet::new();
+        for introspector in &self.introspectors {
+            let (introspector, token) = (Arc::clone(introspector), token.to_owned());
+            asked.spawn(async move { introspector.verify(&token, address).await });
+        }
+        let mut verdicts = Vec::new();
+        while let Some(verdict) = asked.join_next().await {
+            let verdict = verdict.unwrap_or(Err(AuthenticationError::Unavailable));
+            verdicts.push(verdict);
+            if verdict.is_ok() {
+                break;
+            }
+        }
+        verdicts
+    }
+
+    fn basic(&self, credentials: &NameAndPassword, address: IpAddr) -> Result<Caller, AuthenticationError> {
         if self.names.is_empty() {
             return Err(AuthenticationError::Malformed);
         }
         let name = &credentials.name;
-        let too_many = |retry_after| AuthenticationError::TooManyFailures { retry_after };
-        self.guard.admit(address, name, now).map_err(too_many)?;
-        if let Some(client) = proven(&self.names, name, credentials.password.expose_secret()) {
-            self.guard.succeeded(address, name, now);
-            return Ok(Caller { integration: client.integration });
-        }
-        let exists = self.names.iter().any(|client| client.id.as_bytes() == name);
-        self.guard.failed(address, name, exists, now);
-        Err(AuthenticationError::WrongSecret)
+        let client = proven(&self.names, name, credentials.password.expose_secret());
+        let proof = client.map(|client| (client.id.as_str(), Caller { integration: client.integration }));
+        self.guard.judge(address, name, proof).map_err(|refused| match refused {
+            Refused::Wrong => AuthenticationError::WrongSecret,
+            Refused::TooManyFailures { retry_after } => AuthenticationError::TooManyFailures { retry_after },
+        })
     }
 
     async fn signed(

@@ -8,10 +8,11 @@ use aws_lc_rs::{digest, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use subtle::{Choice, ConstantTimeEq};
 use url::form_urlencoded;
 
 use super::credentials::Presented;
-use super::guard::Guard;
+use super::guard::{Guard, Refused};
 use super::shared_secret::Client;
 use super::vault::{Nonce, Vault};
 use super::{AuthenticationError, Caller};
@@ -104,20 +105,14 @@ impl SignatureVerifier {
         if now.since(sent_at) > WINDOW || sent_at.since(now) > WINDOW {
             return Err(AuthenticationError::Expired);
         }
-        let name = protocol.consumer_key.as_bytes();
-        let too_many = |retry_after| AuthenticationError::TooManyFailures { retry_after };
-        guard.admit(presented.address, name, now).map_err(too_many)?;
-        let base = base_string("GET", &format!("{}{}", self.origin, presented.path), &parameters);
+        let base = base_string(presented.method, &format!("{}{}", self.origin, presented.path), &parameters);
         let signature = STANDARD.decode(&protocol.signature).unwrap_or_default();
-        let client = self.clients.iter().find(|client| client.id == protocol.consumer_key);
-        let signer = client.filter(|client| {
-            client.secrets().any(|secret| is_signed(method, &signing_key(secret), base.as_bytes(), &signature))
-        });
-        let Some(signer) = signer else {
-            guard.failed(presented.address, name, client.is_some(), now);
-            return Err(AuthenticationError::Signature);
-        };
-        guard.succeeded(presented.address, name, now);
+        let name = protocol.consumer_key.as_bytes();
+        let proof = self.signer(name, method, base.as_bytes(), &signature).map(|client| (client.id.as_str(), client));
+        let signer = guard.judge(presented.address, name, proof).map_err(|refused| match refused {
+            Refused::Wrong => AuthenticationError::Signature,
+            Refused::TooManyFailures { retry_after } => AuthenticationError::TooManyFailures { retry_after },
+        })?;
         // Only what is signed is noted, so that strangers can use up no nonce.
         let nonce = nonce_of(&protocol);
         let first_use = self.vault.use_nonce(nonce, sent_at.plus(WINDOW + WINDOW)).await.map_err(|error| {
@@ -125,6 +120,24 @@ impl SignatureVerifier {
             AuthenticationError::Unavailable
         })?;
         if first_use { Ok(Caller { integration: signer.integration }) } else { Err(AuthenticationError::Replayed) }
+    }
+}
+
+impl SignatureVerifier {
+    /// The client that `name` names, if it signed `base`. The signatures of all are compared, so that the time taken
+    /// does not tell which exist.
+    fn signer(&self, name: &[u8], method: Method, base: &[u8], signature: &[u8]) -> Option<&Client> {
+        let mut signer = None;
+        for client in &self.clients {
+            let mut is_its_own = Choice::from(0);
+            for secret in client.secrets() {
+                is_its_own |= Choice::from(u8::from(is_signed(method, &signing_key(secret), base, signature)));
+            }
+            if (client.id.as_bytes().ct_eq(name) & is_its_own).into() {
+                signer = Some(client);
+            }
+        }
+        signer
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::bounds::text_fault;
 use super::{Config, Integration, Outbound, Secret};
-use crate::event::BaseUrl;
+use crate::event::{BaseUrl, EventUrl};
 
 /// Secrets of the built-in defaults, and what else stands where a secret is to be written: known to everybody.
 const PLACEHOLDER_SECRETS: [&str; 5] = ["change-me", "change-me-too", "changeme", "…", "..."];
@@ -204,6 +204,11 @@ impl Integration {
                     fault(format!("{at}.inbound.token_url"), "is http:// and no loopback address; write https://");
                 }
                 Ok(_) => {}
+            }
+            let event = format!("{}/events/1", marketplace.base_url);
+            if let Err(error) = EventUrl::parse(&event, [&marketplace.base_url]) {
+                let problem = format!("is one that no event can lie below ({error}); write it as the marketplace does");
+                fault(format!("{at}.base_url"), &problem);
             }
             if self.marketplaces[..index].iter().any(|other| other.base_url == marketplace.base_url) {
                 fault(format!("{at}.base_url"), "is given twice in this integration; remove one");

@@ -206,7 +206,9 @@ impl Worker {
         };
         let integration = self.integrations.iter().find(|integration| integration.name == record.integration);
         let marketplaces = &integration.ok_or_else(unknown)?.marketplaces;
-        let url = EventUrl::parse(&record.event_url, marketplaces.iter().map(MarketplaceClient::base_url))
+        let everybodys = self.integrations.iter().flat_map(|integration| &integration.marketplaces);
+        let base_urls = marketplaces.iter().map(MarketplaceClient::base_url);
+        let url = EventUrl::parse_among(&record.event_url, base_urls, everybodys.map(MarketplaceClient::base_url))
             .map_err(|_| unknown())?;
         let marketplace = marketplaces.iter().find(|marketplace| marketplace.base_url() == url.marketplace());
         Ok((marketplace.ok_or_else(unknown)?, url))

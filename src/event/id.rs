@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::EventUrl;
+use super::url::stored_identity;
 
 /// The name of an event in this receiver: a UUID that is a function of integration and event URL.
 ///
@@ -21,10 +22,25 @@ impl EventId {
     /// The id of the event that lies at `url`, of the integration named `integration`.
     #[must_use]
     pub fn of(integration: &str, url: &EventUrl) -> Self {
-        Self::named(integration, url.as_str())
+        Self::named(integration, &url.identity())
     }
 
-    pub(super) fn named(integration: &str, event_url: &str) -> Self {
+    /// The id that earlier releases gave the event, which told the spellings of one URL apart; nothing if it is the
+    /// same. An event of their records is found by it.
+    #[must_use]
+    pub fn former(integration: &str, url: &EventUrl) -> Option<Self> {
+        let former = Self::named(integration, url.former_identity());
+        (former != Self::of(integration, url)).then_some(former)
+    }
+
+    /// Whether this is the id of the event that is stored as lying at `event_url`, in this release or an earlier one.
+    pub(super) fn is_of(self, integration: &str, event_url: &str) -> bool {
+        let identity = stored_identity(event_url);
+        identity.is_some_and(|identity| self == Self::named(integration, &identity))
+            || self == Self::named(integration, event_url)
+    }
+
+    fn named(integration: &str, event_url: &str) -> Self {
         // An integration's name holds no line break (the configuration refuses it), so no two pairs collide.
         let name = [integration.as_bytes(), b"\n", event_url.as_bytes()].concat();
         Self(Uuid::new_v5(&NAMESPACE, &name))

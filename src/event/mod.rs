@@ -5,6 +5,7 @@
 mod account_status;
 mod body;
 mod charset;
+mod credential;
 mod id;
 mod json;
 mod kind;
@@ -14,6 +15,7 @@ mod outcome;
 mod progress;
 mod query;
 mod read;
+mod spelling;
 mod timeline;
 mod url;
 mod xml;
@@ -31,7 +33,7 @@ pub(crate) use progress::MAX_RECORD_BYTES;
 pub use progress::{
     AccountChange, Body, Change, ChangeError, EventRecord, Facts, Failure, IllegalChange, Repeated, State, UnfitResult,
 };
-pub use query::{NotificationQuery, QueryError};
+pub use query::{Hint, NotificationQuery, Oddity, QueryError};
 pub use read::{BodyError, MAX_BODY_BYTES};
 pub use timeline::{Timeline, TimelineStep};
-pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES};
+pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES, shown_event_url};

@@ -31,6 +31,12 @@ impl Notification {
         Self { answer_by: moment, ..self }
     }
 
+    /// The same of an event that is known as `id`, the name an earlier release gave it.
+    #[must_use]
+    pub fn known_as(self, id: EventId) -> Self {
+        Self { id, ..self }
+    }
+
     /// Until when its caller waits for the result.
     #[must_use]
     pub const fn answer_by(&self) -> Option<Timestamp> {

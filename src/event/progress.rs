@@ -391,7 +391,7 @@ impl EventRecord {
     /// Whether its id is that of its integration and event URL.
     #[must_use]
     pub fn has_own_id(&self) -> bool {
-        self.id == EventId::named(&self.integration, &self.event_url)
+        self.id.is_of(&self.integration, &self.event_url)
     }
 
     /// Whether no result is wanted: it is a ping or a notice.

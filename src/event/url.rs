@@ -1,7 +1,11 @@
+use std::borrow::Cow;
 use std::fmt;
 
 use thiserror::Error;
 use url::{Host, Url};
+
+use super::credential::is_credential;
+use super::spelling::{has_whole_escapes, spelt_plainly};
 
 /// The longest event URL that is accepted, in bytes.
 ///
@@ -41,8 +45,8 @@ impl BaseUrl {
         if !plain {
             return Err(BaseUrlError::Extra);
         }
-        let path = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&path);
+        let path = spelt_plainly(url.path());
+        url.set_path(path.trim_end_matches('/'));
         Ok(Self(url))
     }
 
@@ -92,6 +96,14 @@ impl BaseUrl {
     fn contains(&self, url: &Url) -> bool {
         self.has_origin_of(url) && url.path().strip_prefix(self.path()).is_some_and(|rest| rest.starts_with('/'))
     }
+
+    /// The base among `bases` that `url` lies in: of bases that lie in each other, the innermost.
+    ///
+    /// `http://market.example` and `http://market.example/store` may be two marketplaces, and a token of the first is
+    /// not for the second (G6).
+    fn innermost<'a>(bases: impl IntoIterator<Item = &'a Self>, url: &Url) -> Option<&'a Self> {
+        bases.into_iter().filter(|base| base.contains(url)).max_by_key(|base| base.path().len())
+    }
 }
 
 impl fmt::Display for BaseUrl {
@@ -108,11 +120,15 @@ impl fmt::Debug for BaseUrl {
 
 /// Where an event's body is read, known to lie in a configured marketplace.
 ///
-/// [`EventUrl::parse`] is the only way to make one, so no other part of the program can be talked into
-/// calling a host nobody configured (G6).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// [`EventUrl::parse`] and [`EventUrl::parse_among`] are the only ways to make one, so no other part of the program can
+/// be talked into calling a host nobody configured (G6).
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EventUrl {
+    /// As it is called: spelt plainly, but with the slash at its end that it was given with, since some servers route
+    /// by it.
     url: Url,
+    /// As a parser reads what was given, which earlier releases made the event's id of.
+    given: Url,
     marketplace: BaseUrl,
 }
 
@@ -137,6 +153,12 @@ pub enum EventUrlError {
     /// Means something else to a URL parser than it says.
     #[error("eventUrl is not in normal form (dot segments, an encoded host, an odd port or a doubled slash)")]
     NotNormal,
+    /// Has a `%` that encodes nothing.
+    #[error("eventUrl has a % that is not followed by two hexadecimal digits; a % itself is written %25")]
+    Escape,
+    /// Lies in a marketplace of another integration, which lies within one of this integration's.
+    #[error("eventUrl lies in {0}, which is a marketplace of another integration")]
+    OtherIntegration(String),
     /// Has no last path segment to be the event's token.
     #[error("eventUrl has no event id at the end of its path")]
     NoToken,
@@ -149,52 +171,56 @@ impl EventUrl {
     /// Reads the event URL of a notification against the marketplaces it may lie in.
     ///
     /// Strict on purpose: two parsers that disagree about a URL are how a request is sent somewhere nobody
-    /// meant. A URL is accepted only if it already says what the parser understands, save for the case of
-    /// the host and an explicit default port.
+    /// meant. A URL is accepted only if it already says what the parser understands, save for what RFC 3986 §6.2 calls
+    /// equivalent: the case of scheme and host, an explicit default port, unreserved characters that are
+    /// percent-encoded, and the case of the digits that encode others.
     ///
     /// # Errors
     /// One variant for each fault; see [`EventUrlError`].
     pub fn parse<'a>(text: &str, marketplaces: impl IntoIterator<Item = &'a BaseUrl>) -> Result<Self, EventUrlError> {
-        if text.len() > MAX_EVENT_URL_BYTES {
-            return Err(EventUrlError::TooLong(text.len()));
+        Self::parse_among(text, marketplaces, [])
+    }
+
+    /// As [`EventUrl::parse`], where `others` are the marketplaces of every integration: an event that lies in one of
+    /// those, within a marketplace of this integration, is refused. It would be read with a token of the wrong one.
+    ///
+    /// # Errors
+    /// One variant for each fault; see [`EventUrlError`].
+    pub fn parse_among<'a, 'b>(
+        text: &str,
+        marketplaces: impl IntoIterator<Item = &'a BaseUrl>,
+        others: impl IntoIterator<Item = &'b BaseUrl>,
+    ) -> Result<Self, EventUrlError> {
+        let given = read(text)?;
+        let url = spell_plainly(&given);
+        let foreign = || EventUrlError::Foreign(url.origin().ascii_serialization());
+        let marketplace = BaseUrl::innermost(marketplaces, &url).ok_or_else(foreign)?.clone();
+        if let Some(other) = BaseUrl::innermost(others, &url)
+            && other.path().len() > marketplace.path().len()
+        {
+            return Err(EventUrlError::OtherIntegration(other.to_string()));
         }
-        let refused =
-            |c: &char| !c.is_ascii_graphic() || matches!(c, '\\' | '<' | '>' | '"' | '{' | '}' | '|' | '^' | '`');
-        if let Some(character) = text.chars().find(refused) {
-            return Err(EventUrlError::Character(character));
-        }
-        let (scheme, rest) = text.split_once("://").ok_or(EventUrlError::NotAbsolute)?;
-        if !matches!(scheme, "http" | "https") {
-            return Err(EventUrlError::NotAbsolute);
-        }
-        let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, tail) = rest.split_at(authority_end);
-        if authority.contains('@') {
-            return Err(EventUrlError::UserInfo);
-        }
-        if tail.contains('#') {
-            return Err(EventUrlError::Fragment);
-        }
-        let url = Url::parse(text).map_err(|_| EventUrlError::NotAbsolute)?;
-        if !is_normal(&url, authority, tail) {
-            return Err(EventUrlError::NotNormal);
-        }
-        let marketplace = marketplaces
-            .into_iter()
-            .find(|base| base.contains(&url))
-            .ok_or_else(|| EventUrlError::Foreign(url.origin().ascii_serialization()))?
-            .clone();
-        let event = Self { url, marketplace };
+        let event = Self { url, given, marketplace };
         if event.token().is_empty() {
             return Err(EventUrlError::NoToken);
         }
         Ok(event)
     }
 
-    /// The URL in normal form.
+    /// The URL as it is called and stored. It may hold a credential in its query: to be shown, use `Display`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.url.as_str()
+    }
+
+    /// What names the event: the same for every spelling of its URL (G2).
+    pub(super) fn identity(&self) -> Cow<'_, str> {
+        without_slash(&self.url)
+    }
+
+    /// What named the event in releases that told spellings apart.
+    pub(super) fn former_identity(&self) -> &str {
+        self.given.as_str()
     }
 
     /// The marketplace the event lies in.
@@ -219,6 +245,81 @@ impl EventUrl {
     }
 }
 
+/// Reads a URL that says what a parser understands.
+fn read(text: &str) -> Result<Url, EventUrlError> {
+    if text.len() > MAX_EVENT_URL_BYTES {
+        return Err(EventUrlError::TooLong(text.len()));
+    }
+    let refused = |c: &char| !c.is_ascii_graphic() || matches!(c, '\\' | '<' | '>' | '"' | '{' | '}' | '|' | '^' | '`');
+    if let Some(character) = text.chars().find(refused) {
+        return Err(EventUrlError::Character(character));
+    }
+    let (scheme, rest) = text.split_once("://").ok_or(EventUrlError::NotAbsolute)?;
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err(EventUrlError::NotAbsolute);
+    }
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(authority_end);
+    if authority.contains('@') {
+        return Err(EventUrlError::UserInfo);
+    }
+    if tail.contains('#') {
+        return Err(EventUrlError::Fragment);
+    }
+    if !has_whole_escapes(tail) {
+        return Err(EventUrlError::Escape);
+    }
+    let url = Url::parse(text).map_err(|_| EventUrlError::NotAbsolute)?;
+    if is_normal(&url, authority, tail) { Ok(url) } else { Err(EventUrlError::NotNormal) }
+}
+
+/// The same URL in the one spelling of RFC 3986 §6.2.2, without an empty query.
+fn spell_plainly(url: &Url) -> Url {
+    let mut plain = url.clone();
+    plain.set_path(&spelt_plainly(url.path()));
+    plain.set_query(url.query().filter(|query| !query.is_empty()).map(spelt_plainly).as_deref());
+    plain
+}
+
+/// A URL without a slash at the end of its path.
+fn without_slash(url: &Url) -> Cow<'_, str> {
+    let Some(path) = url.path().strip_suffix('/').filter(|path| !path.is_empty()) else {
+        return Cow::Borrowed(url.as_str());
+    };
+    let mut bare = url.clone();
+    bare.set_path(path);
+    Cow::Owned(bare.into())
+}
+
+/// What names the event whose URL is stored as `event_url`; nothing if that is no URL.
+pub(super) fn stored_identity(event_url: &str) -> Option<String> {
+    let url = spell_plainly(&Url::parse(event_url).ok()?);
+    Some(without_slash(&url).into_owned())
+}
+
+/// An event URL to be shown: what looks like a credential in its query is left out (G11).
+#[must_use]
+pub fn shown_event_url(event_url: &str) -> Cow<'_, str> {
+    let Some((path, query)) = event_url.split_once('?') else { return Cow::Borrowed(event_url) };
+    let is_secret = |pair: &str| {
+        url::form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(name, value)| is_credential(&name, &value))
+    };
+    if !query.split('&').any(is_secret) {
+        return Cow::Borrowed(event_url);
+    }
+    let shown: Vec<Cow<'_, str>> = query
+        .split('&')
+        .map(|pair| {
+            if is_secret(pair) {
+                format!("{}=[not shown]", pair.split('=').next().unwrap_or_default()).into()
+            } else {
+                pair.into()
+            }
+        })
+        .collect();
+    Cow::Owned(format!("{path}?{}", shown.join("&")))
+}
+
 /// Whether the parser read the URL as it is written.
 fn is_normal(url: &Url, authority: &str, tail: &str) -> bool {
     let host = url.host_str().unwrap_or_default();
@@ -240,13 +341,25 @@ fn is_normal(url: &Url, authority: &str, tail: &str) -> bool {
 
 impl fmt::Display for EventUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&shown_event_url(self.as_str()))
+    }
+}
+
+impl fmt::Debug for EventUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventUrl")
+            .field("url", &self.to_string())
+            .field("marketplace", &self.marketplace)
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::event::EventId;
 
     fn parse(text: &str) -> Result<EventUrl, EventUrlError> {
         let bases = ["https://market.example", "http://127.0.0.1:8090", "https://shared.example:8443/store"]
@@ -263,6 +376,14 @@ mod tests {
                 "7f3a",
             ),
             ("https://MARKET.example/events/1", "https://market.example/events/1", "1"),
+            ("HTTPS://market.example/events/1", "https://market.example/events/1", "1"),
+            ("https://market.example/%65vents/%31?", "https://market.example/events/1", "1"),
+            (
+                "https://market.example/events/a%c3%a9?q=%7e%2f",
+                "https://market.example/events/a%C3%A9?q=~%2F",
+                "a%C3%A9",
+            ),
+            ("https://shared.example:8443/%73tore/events/1", "https://shared.example:8443/store/events/1", "1"),
             ("https://market.example:443/events/1", "https://market.example/events/1", "1"),
             ("https://market.example/events/1/", "https://market.example/events/1/", "1"),
             ("https://market.example/events/1?view=full", "https://market.example/events/1?view=full", "1"),
@@ -283,7 +404,6 @@ mod tests {
             ("", E::NotAbsolute),
             ("/events/1", E::NotAbsolute),
             ("ftp://market.example/events/1", E::NotAbsolute),
-            ("HTTPS://market.example/events/1", E::NotAbsolute),
             ("https:/market.example/events/1", E::NotAbsolute),
             ("https://market.example:99999/events/1", E::NotAbsolute),
             ("http://market.example/events/1", foreign("http://market.example")),
@@ -318,11 +438,130 @@ mod tests {
             ("https://market.example/events/1\r\nHost: evil", E::Character('\r')),
             ("https://märket.example/events/1", E::Character('ä')),
             ("https://market.example/events/{eventUrl}", E::Character('{')),
+            ("https://market.example/events/1%", E::Escape),
+            ("https://market.example/events/%6%31", E::Escape),
+            ("https://market.example/events/1?q=100%&x=1", E::Escape),
         ] {
             assert_eq!(parse(text), Err(fault), "{text}");
         }
         let long = format!("https://market.example/events/{}", "a".repeat(MAX_EVENT_URL_BYTES));
         assert_eq!(parse(&long), Err(E::TooLong(long.len())));
+    }
+
+    #[test]
+    fn of_marketplaces_that_lie_in_each_other_the_innermost_is_meant() {
+        let base = |text: &str| BaseUrl::parse(text).expect("a base URL");
+        let (outer, inner) = (base("http://h.localhost"), base("http://H.localhost:80/%73tore/"));
+        assert_eq!(inner.as_str(), "http://h.localhost/store");
+        for (event, lies_in) in [
+            ("http://h.localhost/events/1", &outer),
+            ("http://h.localhost/store/events/1", &inner),
+            ("http://h.localhost:80/%73tore/events/1", &inner),
+            ("http://h.localhost/storefront/events/1", &outer),
+            ("http://h.localhost/STORE/events/1", &outer),
+        ] {
+            for bases in [[&outer, &inner], [&inner, &outer]] {
+                assert_eq!(EventUrl::parse(event, bases).expect("an event URL").marketplace(), lies_in, "{event}");
+            }
+            let of_outer = EventUrl::parse_among(event, [&outer], [&outer, &inner]);
+            assert_eq!(of_outer.is_ok(), lies_in == &outer, "{event} with the outer one's token");
+            let of_inner = EventUrl::parse_among(event, [&inner], [&outer, &inner]);
+            assert_eq!(of_inner.is_ok(), lies_in == &inner, "{event} with the inner one's token");
+        }
+        let twin = EventUrl::parse_among("http://h.localhost/events/1", [&outer], [&outer, &outer]);
+        assert!(twin.is_ok(), "two integrations may be of one marketplace");
+    }
+
+    #[test]
+    fn what_looks_like_a_credential_is_called_and_not_shown() {
+        let url = parse("https://market.example/events/1?view=full&Sig=s3cret&x=eyJh.eyJi.c").expect("an event URL");
+        assert!(url.as_str().contains("s3cret"));
+        let shown = "https://market.example/events/1?view=full&Sig=[not shown]&x=[not shown]";
+        assert_eq!(url.to_string(), shown);
+        assert!(!format!("{url:?}").contains("s3cret"));
+    }
+
+    /// A segment of a path, or a part of a query, as the characters it says.
+    fn text(alphabet: &'static str) -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(alphabet.chars().collect::<Vec<_>>()), 1..12)
+            .prop_map(|characters| characters.into_iter().collect())
+    }
+
+    /// Some spelling of `text`: unreserved characters encoded or not, escapes in either case.
+    fn spelt(text: &str, choices: &[u8]) -> String {
+        let mut choices = choices.iter().cycle();
+        let spell = |c: char| {
+            let choice = choices.next().copied().unwrap_or_default();
+            let is_unreserved = c.is_ascii_alphanumeric() || "-_~".contains(c);
+            if is_unreserved && choice < 2 || "!$'()*+,;=:@/?&".contains(c) {
+                return c.to_string();
+            }
+            let mut bytes = [0; 4];
+            let encoded = c.encode_utf8(&mut bytes).bytes();
+            encoded.map(|byte| if choice % 2 == 0 { format!("%{byte:02X}") } else { format!("%{byte:02x}") }).collect()
+        };
+        text.chars().map(spell).collect()
+    }
+
+    type Said = (Vec<String>, Option<String>);
+
+    fn said() -> impl Strategy<Value = Said> {
+        let segments = prop::collection::vec(text("abzAZ09-_~ é\u{1F514}!$()*,=:@"), 1..4);
+        (segments, prop::option::of(text("abzAZ09-_~ é!$()*,=:@&/?")))
+    }
+
+    fn spelling((segments, query): &Said, choices: &[u8]) -> String {
+        let pick = |at: usize| choices.get(at).copied().unwrap_or_default();
+        let segments: Vec<_> = segments.iter().map(|segment| spelt(segment, choices)).collect();
+        let scheme = ["https", "HTTPS", "Https", "https"][usize::from(pick(0)) % 4];
+        let host =
+            ["market.example", "MARKET.example", "market.example:443", "Market.Example:443"][usize::from(pick(1)) % 4];
+        let query = match query {
+            Some(query) => format!("?{}", spelt(query, choices)),
+            None => ["", "?"][usize::from(pick(2)) % 2].to_owned(),
+        };
+        format!("{scheme}://{host}/events/{}{}{query}", segments.join("/"), ["", "/"][usize::from(pick(3)) % 2])
+    }
+
+    proptest! {
+        #[test]
+        fn all_spellings_of_one_url_are_one_event_and_different_urls_are_never(
+            one in said(),
+            other in said(),
+            choices in prop::collection::vec(0_u8..4, 4..40),
+            others in prop::collection::vec(0_u8..4, 4..40),
+        ) {
+            let read = |said: &Said, choices: &[u8]| {
+                let text = spelling(said, choices);
+                parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+            };
+            let id = |url: &EventUrl| EventId::of("default", url);
+            let (first, second) = (read(&one, &choices), read(&one, &others));
+            prop_assert_eq!(id(&first), id(&second));
+            prop_assert_eq!(stored_identity(first.as_str()), Some(first.identity().into_owned()));
+            prop_assert_eq!(id(&parse(first.as_str()).expect("an event URL")), id(&first));
+            prop_assert_eq!(id(&first) == id(&read(&other, &others)), one == other);
+        }
+    }
+
+    #[test]
+    fn an_event_that_an_earlier_release_named_by_its_spelling_is_found_by_that_name() {
+        for (spelling, is_new) in [
+            ("https://market.example/events/1", false),
+            ("https://MARKET.example:443/events/1", false),
+            ("https://market.example/events/1?view=full", false),
+            ("https://market.example/events/1/", true),
+            ("https://market.example/events/%31", true),
+            ("https://market.example/events/1?", true),
+        ] {
+            let url = parse(spelling).expect("an event URL");
+            let former = EventId::former("default", &url);
+            assert_eq!(former.is_some(), is_new, "{spelling}");
+            let stored = url.given.as_str();
+            assert!(former.is_none_or(|former| former.is_of("default", stored)), "its record is still its own");
+            assert!(EventId::of("default", &url).is_of("default", url.as_str()));
+            assert!(!EventId::of("other", &url).is_of("default", url.as_str()));
+        }
     }
 
     #[test]

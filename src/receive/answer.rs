@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCEPT, Accept, CONTENT_TYPE, Header, HeaderValue, Quality, QualityItem, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, Accept, CONTENT_TYPE, Header, HeaderValue, Quality, QualityItem, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use actix_web::mime::Mime;
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
@@ -245,10 +245,19 @@ fn prefers_xml(accept: &Accept) -> bool {
 }
 
 /// The answer to whatever no route is for.
-pub(super) async fn no_such_route(request: HttpRequest) -> HttpResponse {
+pub(super) fn no_such_route(request: &HttpRequest) -> HttpResponse {
     let message = "there is no such route here; notifications go to /notifications or /notifications/create and so on, \
                    by GET";
-    Format::asked_by(&request).result(StatusCode::NOT_FOUND, &EventResult::failure(ErrorCode::NotFound, message))
+    Format::asked_by(request).result(StatusCode::NOT_FOUND, &EventResult::failure(ErrorCode::NotFound, message))
+}
+
+/// The answer to a method that is not served at a resource that is read.
+pub(super) async fn wrong_method(request: HttpRequest) -> HttpResponse {
+    let message = "only GET and HEAD are served here";
+    let mut answer = Format::asked_by(&request)
+        .result(StatusCode::METHOD_NOT_ALLOWED, &EventResult::failure(ErrorCode::InvalidOperation, message));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 use super::Door;
-use crate::store::EventStore;
+use crate::store::{EventStore, StoreError};
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
-    app.service(web::resource("/health/live").route(web::get().to(live)));
-    app.service(web::resource("/health/ready").route(web::get().to(is_ready)));
+    app.service(super::readable("/health/live", live)).service(super::readable("/health/ready", is_ready));
 }
 
 /// Whether the process answers at all.
@@ -16,17 +15,29 @@ pub async fn live() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "live" }))
 }
 
+/// The same to anybody: why it is not ready is logged no oftener than a log can bear.
 async fn is_ready(door: web::Data<Door>) -> HttpResponse {
-    ready(&door.store).await
+    let readiness = door.store.ready().await;
+    if let Err(error) = &readiness
+        && let Some(times) = door.log.admit("not_ready")
+    {
+        tracing::warn!(%error, times, "not ready");
+    }
+    readiness_answer(&readiness)
 }
 
 /// Whether a notification would be taken now. Why not is logged, not told.
 pub async fn ready(store: &Arc<dyn EventStore>) -> HttpResponse {
-    match store.ready().await {
+    let readiness = store.ready().await;
+    if let Err(error) = &readiness {
+        tracing::warn!(%error, "not ready");
+    }
+    readiness_answer(&readiness)
+}
+
+fn readiness_answer(readiness: &Result<(), StoreError>) -> HttpResponse {
+    match readiness {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
-        Err(error) => {
-            tracing::warn!(%error, "not ready");
-            HttpResponse::ServiceUnavailable().json(json!({ "status": "not ready" }))
-        }
+        Err(_) => HttpResponse::ServiceUnavailable().json(json!({ "status": "not ready" })),
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn paths(prefix: &str) -> Vec<String> {
 
 /// `GET /.well-known/oauth-authorization-server{prefix}`
 pub(super) async fn show(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
-    let Some(issuer) = door.authenticator.issuer() else { return answer::no_such_route(request).await };
+    let Some(issuer) = door.authenticator.issuer() else { return answer::no_such_route(&request) };
     HttpResponse::Ok().json(Metadata {
         issuer: issuer.identity(),
         token_endpoint: format!("{}/oauth2/token", issuer.identity()),

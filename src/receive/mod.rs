@@ -9,16 +9,18 @@ mod health;
 mod limits;
 mod metadata;
 mod notifications;
+mod route_path;
 mod token;
 
 use std::sync::Arc;
 
-use actix_web::{middleware, web};
+use actix_web::{FromRequest, Handler, Resource, Responder, middleware, web};
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Answers, Config};
 use crate::event::BaseUrl;
+use crate::log_limiter::LogLimiter;
 use crate::shutdown::Held;
 use crate::store::EventStore;
 use limits::Threshold;
@@ -34,6 +36,7 @@ pub struct Door {
     threshold: Arc<Threshold>,
     integrations: Vec<Integration>,
     prefix: String,
+    log: LogLimiter,
     /// Dropped last, when the store has been let go of.
     _held: Option<Held>,
 }
@@ -62,6 +65,7 @@ impl Door {
         Self {
             store,
             threshold: Threshold::new(&config.server),
+            log: LogLimiter::new(Arc::clone(&clock)),
             clock,
             authenticator,
             integrations: integrations.collect(),
@@ -87,15 +91,30 @@ impl Door {
         let mut everything = web::scope("")
             .app_data(web::Data::from(Arc::clone(self)))
             .wrap(middleware::from_fn(limits::keep))
-            .default_service(web::to(answer::no_such_route));
+            .wrap(middleware::from_fn(route_path::find))
+            .default_service(web::to(notifications::no_such_route));
         for path in metadata::paths(&self.prefix) {
-            everything = everything.service(web::resource(path).route(web::get().to(metadata::show)));
+            everything = everything.service(readable(&path, metadata::show));
         }
+        let token = web::resource("/oauth2/token").route(web::post().to(token::issue));
         let prefixed = web::scope(&self.prefix)
             .configure(notifications::routes)
-            .service(web::resource("/oauth2/token").route(web::post().to(token::issue)))
+            .service(token.default_service(web::to(token::wrong_method)))
             .configure(health::routes)
-            .default_service(web::to(answer::no_such_route));
+            .default_service(web::to(notifications::no_such_route));
         app.service(everything.service(prefixed));
     }
+}
+
+/// A resource that may be read, by GET and HEAD, and nothing else.
+fn readable<F, Args>(path: &str, show: F) -> Resource
+where
+    F: Handler<Args> + Clone,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(web::get().to(show.clone()))
+        .route(web::head().to(show))
+        .default_service(web::to(answer::wrong_method))
 }

@@ -1,12 +1,12 @@
 use actix_web::dev::Payload;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Fault, Format, Refusal};
+use super::answer::{self, Fault, Format, Refusal};
 use super::{Door, Integration};
 use crate::authenticate::{AuthenticationError, Caller, Presented};
 use crate::config::Answers;
@@ -25,6 +25,8 @@ const HANDED_OVER_AT_LEAST: Duration = Duration::from_secs(10);
 const HANDED_OVER_AT_MOST: Duration = Duration::from_secs(30);
 /// How long a URL for several types waits for the body to tell what was notified.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
+/// How much of a path is logged, in characters.
+const MAX_LOGGED_PATH: usize = 200;
 
 /// What a route's notifications are of.
 #[derive(Debug, Clone)]
@@ -83,8 +85,31 @@ pub(super) fn routes(app: &mut web::ServiceConfig) {
             let announced = announced.clone();
             async move { receive(&caller, &door.into_inner(), &request, &announced).await }
         };
-        app.service(web::resource(path).route(web::get().to(receive)));
+        app.service(super::readable(path, receive));
     }
+}
+
+/// The answer to whatever no route is for. A marketplace that was set up with a wrong address is told from strangers by
+/// its credentials, and named in the log; what either is answered does not differ.
+pub(super) async fn no_such_route(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
+    let is_notification = request.method().is_safe() && NotificationQuery::parse(request.query_string()).is_ok();
+    if is_notification
+        && let Ok(caller) = door.caller_of(&request).await
+        && let Some(times) = door.log.admit("no_such_route")
+    {
+        let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
+        let integration = &door.integrations[caller.integration()].name;
+        tracing::warn!(
+            integration,
+            path,
+            prefix = door.prefix,
+            times,
+            "a marketplace notifies an address that is no route, so its event is not recorded; in the marketplace, \
+             configure the URLs below server.public_url, as the documentation lists them, and see that a proxy passes \
+             the path on whole"
+        );
+    }
+    answer::no_such_route(&request)
 }
 
 /// What a notification is answered.
@@ -106,7 +131,10 @@ async fn receive(
     announced: &Announced,
 ) -> Result<HttpResponse, Refusal> {
     let format = Format::asked_by(request);
-    match door.take(caller, request.query_string(), announced).await {
+    // An answer without a body can give no result, so none is waited for. The event is recorded as by GET: a 2xx says
+    // that it is (G1).
+    let is_head = request.method() == Method::HEAD;
+    match door.take(caller, request.query_string(), announced, is_head).await {
         Ok(Answer::Accepted(words)) => Ok(format.result(StatusCode::ACCEPTED, &EventResult::success(words))),
         Ok(Answer::Over(result)) => Ok(format.result(StatusCode::OK, &result)),
         Ok(Answer::Result(id, result)) => {
@@ -114,21 +142,37 @@ async fn receive(
             let given = move || drop(actix_web::rt::spawn(async move { door.note_as_handed_over(id).await }));
             Ok(format.giving(&result, given))
         }
-        Err(fault) => Err(Refusal::new(fault, format)),
+        Err(fault) => {
+            door.name_in_log(caller, request, &fault);
+            Err(Refusal::new(fault, format))
+        }
     }
 }
 
 impl Door {
     /// Checks where the event of a notification lies, makes it durable, and says what to answer.
-    async fn take(&self, caller: &Caller, query: &str, announced: &Announced) -> Result<Answer, Fault> {
-        let NotificationQuery { event_url, parameters } = NotificationQuery::parse(query)?;
+    async fn take(&self, caller: &Caller, query: &str, announced: &Announced, is_head: bool) -> Result<Answer, Fault> {
+        let NotificationQuery { event_url, parameters, oddity } = NotificationQuery::parse(query)?;
         let integration = &self.integrations[caller.integration()];
-        let url = EventUrl::parse(&event_url, &integration.marketplaces)
+        let everybodys = self.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
+        let url = EventUrl::parse_among(&event_url, &integration.marketplaces, everybodys)
             .map_err(|error| foreign_or_other(self, &event_url, error))?;
+        if let Some(oddity) = oddity
+            && let Some(times) = self.log.admit(oddity.name())
+        {
+            tracing::warn!(integration = integration.name, times, "{oddity}; the event is taken all the same");
+        }
+        let former = EventId::former(&integration.name, &url);
         let now = self.clock.read();
-        let may_wait = announced.may_wait(&integration.answers);
-        let notification = Notification::new(integration.name.clone(), url, announced.kind().cloned(), parameters)
+        let may_wait = !is_head && announced.may_wait(&integration.answers);
+        let mut notification = Notification::new(integration.name.clone(), url, announced.kind().cloned(), parameters)
             .answered_by(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
+        // An event that an earlier release recorded under this spelling of its URL keeps its name.
+        if let Some(former) = former
+            && self.store.event(former).await?.is_some()
+        {
+            notification = notification.known_as(former);
+        }
         let id = notification.id();
         let watch = may_wait.then(|| self.store.watch(id));
         let recorded = self.store.record(&notification, now).await.inspect_err(|error| {
@@ -251,11 +295,43 @@ impl Door {
 /// Tells an event of another integration from one of nobody's.
 fn foreign_or_other(door: &Door, event_url: &str, error: EventUrlError) -> Fault {
     let everybodys = door.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
-    let is_foreign = matches!(error, EventUrlError::Foreign(_));
-    if is_foreign && EventUrl::parse(event_url, everybodys).is_ok() {
-        return Fault::OtherIntegration;
+    match error {
+        EventUrlError::OtherIntegration(_) => Fault::OtherIntegration,
+        EventUrlError::Foreign(_) if EventUrl::parse(event_url, everybodys).is_ok() => Fault::OtherIntegration,
+        error => Fault::EventUrl(error),
     }
-    Fault::EventUrl(error)
+}
+
+impl Door {
+    /// Who sends `request`.
+    async fn caller_of(&self, request: &HttpRequest) -> Result<Caller, AuthenticationError> {
+        let presented = Presented {
+            authorization: request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes).collect(),
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query: request.query_string(),
+            address: self.threshold.address_of(request),
+        };
+        let found = self.authenticator.authenticate(&presented).await;
+        found.inspect_err(|error| tracing::debug!(%error, address = %presented.address, "caller refused"))
+    }
+
+    /// Logs, for the operator, what a marketplace with good credentials is set up wrongly in.
+    fn name_in_log(&self, caller: &Caller, request: &HttpRequest, fault: &Fault) {
+        let kind = match fault {
+            Fault::Query(error) => error.name(),
+            Fault::EventUrl(EventUrlError::Foreign(_)) => "event_url_foreign",
+            Fault::EventUrl(_) => "event_url_refused",
+            Fault::OtherIntegration => "event_url_of_other_integration",
+            // These are no fault of a set-up, and logged where they occur.
+            Fault::Caller(_) | Fault::NotRecorded(_) | Fault::Excess(_) => return,
+        };
+        if let Some(times) = self.log.admit(kind) {
+            let integration = &self.integrations[caller.integration()].name;
+            let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
+            tracing::warn!(integration, path, fault = kind, times, "a notification is not taken: {fault}");
+        }
+    }
 }
 
 /// A route whose handler takes this cannot be reached without credentials.
@@ -271,19 +347,8 @@ impl FromRequest for Authenticated {
             let Some(door) = request.app_data::<web::Data<Door>>() else {
                 return Err(Refusal::new(AuthenticationError::Unavailable, Format::asked_by(&request)));
             };
-            let presented = Presented {
-                authorization: request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes).collect(),
-                path: request.uri().path(),
-                query: request.query_string(),
-                address: door.threshold.address_of(&request),
-            };
-            match door.authenticator.authenticate(&presented).await {
-                Ok(caller) => Ok(Self(caller)),
-                Err(error) => {
-                    tracing::debug!(%error, address = %presented.address, "caller refused");
-                    Err(Refusal::of_caller(error, Format::asked_by(&request), door.authenticator.challenge()))
-                }
-            }
+            let found = door.caller_of(&request).await.map(Self);
+            found.map_err(|error| Refusal::of_caller(error, Format::asked_by(&request), door.authenticator.challenge()))
         })
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -58,7 +60,7 @@ pub(super) async fn issue(
     payload: web::Payload,
 ) -> Result<HttpResponse, Refusal> {
     if door.authenticator.issuer().is_none() {
-        return Ok(answer::no_such_route(request).await);
+        return Ok(answer::no_such_route(&request));
     }
     let body = read_body(&door, &request, payload).await?;
     let issued = read_form(&request, &body).and_then(|form| {
@@ -79,14 +81,34 @@ pub(super) async fn issue(
             scope: &token.scope,
         }),
         Err(error) => {
-            tracing::warn!(?error, "token refused");
+            // Anybody can bring this about, so it is counted and not logged each time.
+            if let Some(times) = door.log.admit(error.kind()) {
+                let address = door.threshold.address_of(&request);
+                tracing::warn!(?error, %address, times, "token refused");
+            }
             error.response()
         }
     };
+    forbid_caching(&mut response);
+    Ok(response)
+}
+
+/// The answer to any other method.
+pub(super) async fn wrong_method(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
+    if door.authenticator.issuer().is_none() {
+        return answer::no_such_route(&request);
+    }
+    let mut response = HttpResponse::MethodNotAllowed()
+        .insert_header((ALLOW, "POST"))
+        .json(ErrorAnswer { error: "invalid_request", error_description: "tokens are asked for by POST" });
+    forbid_caching(&mut response);
+    response
+}
+
+fn forbid_caching(response: &mut HttpResponse) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-    Ok(response)
 }
 
 /// Reads the body, so much and no more, and no longer than the connection waits for it.
@@ -113,6 +135,19 @@ impl From<TokenRefused> for TokenError {
 }
 
 impl TokenError {
+    /// The name it is counted under in the log.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest(_) => "token_invalid_request",
+            Self::InvalidClient => "token_invalid_client",
+            Self::UnsupportedGrantType => "token_unsupported_grant_type",
+            Self::InvalidScope(_) => "token_invalid_scope",
+            Self::InvalidTarget(_) => "token_invalid_target",
+            Self::TooManyFailures(_) => "token_too_many_failures",
+            Self::Server => "token_server_error",
+        }
+    }
+
     fn response(&self) -> HttpResponse {
         let bad_request = StatusCode::BAD_REQUEST;
         let (status, error, error_description) = match self {

@@ -37,6 +37,16 @@ pub struct Books {
     pub discovered: usize,
     pub keys_fetched: usize,
     pub tokens_asked_about: usize,
+    /// The same by token.
+    pub asked_about: HashMap<String, usize>,
+    /// Questions about tokens that are not in `tokens` are never answered.
+    pub hangs_on_inventions: bool,
+    /// No question about a token is answered.
+    pub hangs: bool,
+    /// How many such questions there are now.
+    pub hanging: usize,
+    /// Told when those that hang are to look again.
+    pub looked_at: tokio::sync::watch::Sender<()>,
     /// Credentials that introspection was asked with.
     pub authorization: Vec<String>,
 }
@@ -53,6 +63,8 @@ impl IdentityProvider {
                 .route("/introspect", web::post().to(introspect))
         })
         .workers(1)
+        // Who hangs up is noticed.
+        .h1_allow_half_closed(false)
         .disable_signals()
         .bind("127.0.0.1:0")
         .expect("a free port");
@@ -109,13 +121,44 @@ async fn introspect(
     request: HttpRequest,
     form: web::Form<HashMap<String, String>>,
 ) -> HttpResponse {
+    let mut looked_at = {
+        let mut books = books.lock().expect("unpoisoned");
+        books.tokens_asked_about += 1;
+        *books.asked_about.entry(form["token"].clone()).or_default() += 1;
+        books.looked_at.subscribe()
+    };
+    let is_left_hanging = || {
+        let books = books.lock().expect("unpoisoned");
+        books.hangs || books.hangs_on_inventions && !books.tokens.contains_key(&form["token"])
+    };
+    if is_left_hanging() {
+        let _hanging = Hanging::new(&books);
+        while is_left_hanging() {
+            looked_at.changed().await.expect("the provider lives");
+        }
+    }
     let mut books = books.lock().expect("unpoisoned");
-    books.tokens_asked_about += 1;
     let authorization = request.headers().get("authorization").and_then(|header| header.to_str().ok());
     books.authorization.extend(authorization.map(str::to_owned));
     out_of_service(&books).unwrap_or_else(|| {
         HttpResponse::Ok().json(books.tokens.get(&form["token"]).unwrap_or(&json!({"active": false})))
     })
+}
+
+/// A question that is never answered, counted until whoever asked hangs up.
+struct Hanging<'a>(&'a Mutex<Books>);
+
+impl<'a> Hanging<'a> {
+    fn new(books: &'a Mutex<Books>) -> Self {
+        books.lock().expect("unpoisoned").hanging += 1;
+        Self(books)
+    }
+}
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        self.0.lock().expect("unpoisoned").hanging -= 1;
+    }
 }
 
 /// A key that tokens are signed with.
