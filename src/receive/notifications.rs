@@ -143,7 +143,7 @@ async fn receive(
             Ok(format.giving(&result, given))
         }
         Err(fault) => {
-            door.name_in_log(caller, request, &fault);
+            door.name_in_log(*caller, request, &fault);
             Err(Refusal::new(fault, format))
         }
     }
@@ -317,7 +317,7 @@ impl Door {
     }
 
     /// Logs, for the operator, what a marketplace with good credentials is set up wrongly in.
-    fn name_in_log(&self, caller: &Caller, request: &HttpRequest, fault: &Fault) {
+    fn name_in_log(&self, caller: Caller, request: &HttpRequest, fault: &Fault) {
         let kind = match fault {
             Fault::Query(error) => error.name(),
             Fault::EventUrl(EventUrlError::Foreign(_)) => "event_url_foreign",
