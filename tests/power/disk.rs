@@ -26,7 +26,7 @@ const BLOCK: usize = 4096;
 const SIZE: u64 = 320 << 20;
 const NAME: &str = "disk";
 const DISK: INodeNo = INodeNo(2);
-const TTL: Duration = Duration::from_secs(3600);
+const TTL: Duration = Duration::from_hours(1);
 
 /// What a disk holds: blocks that are not there are zeros.
 pub(super) type Blocks = HashMap<u64, Box<[u8; BLOCK]>>;

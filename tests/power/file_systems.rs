@@ -148,10 +148,12 @@ fn a_store_that_is_opened_goes_by_what_the_disk_holds_and_not_by_what_the_kernel
             drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
             wait_until_released(&directory);
             let path = directory.join("sled").join("a file of sled's");
-            // No longer than the smallest block that a file system keeps together.
+            // What is replaced is the smallest block that a file system keeps together, and the file too long to lie
+            // among its metadata.
             let (remembered, held) = ([b'r'; 1024], [b'h'; 1024]);
+            let (all_remembered, all_held) = ([b'r'; 8 * 1024], [b'h'; 8 * 1024]);
             let file = std::fs::File::create(&path).and_then(|mut file| {
-                file.write_all(&remembered)?;
+                file.write_all(&all_remembered)?;
                 file.sync_all()
             });
             file.expect("written");
@@ -161,10 +163,10 @@ fn a_store_that_is_opened_goes_by_what_the_disk_holds_and_not_by_what_the_kernel
                 drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
                 assert!(std::fs::read(&path).is_err());
             } else {
-                assert_eq!(disk.replace(&remembered, &held), 1, "{}", kind.name);
-                assert_eq!(std::fs::read(&path).expect("read"), remembered, "{}", kind.name);
+                assert_eq!(disk.replace(&remembered, &held), 8, "{}", kind.name);
+                assert_eq!(std::fs::read(&path).expect("read"), all_remembered, "{}", kind.name);
                 drop(SledStore::open(&directory, false, SystemClock.read()).expect("opens"));
-                assert_eq!(std::fs::read(&path).expect("read"), held, "{}", kind.name);
+                assert_eq!(std::fs::read(&path).expect("read"), all_held, "{}", kind.name);
             }
             wait_until_released(&directory);
         });

@@ -227,7 +227,11 @@ mod tests {
         });
         assert_eq!(failed, Err(StoreError::Overloaded));
         assert_eq!(seen(&group, "a"), ([false; 3], false, false, 0));
-        group.attempt(|group| Ok(prepare(group, "b"))).expect("prepared");
+        let prepared = group.attempt(|group| {
+            prepare(group, "b");
+            Ok(())
+        });
+        prepared.expect("prepared");
         let failed: Result<(), _> = group.attempt(|group| {
             group.remove(b"key");
             Err(StoreError::Held)

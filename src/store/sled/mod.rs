@@ -339,18 +339,15 @@ impl EventStore for SledStore {
         let name = Name::of_account(integration, account);
         let standing = self.index.get(name)?.and_then(Standing::from_number);
         let Some(Standing { sequence, status }) = standing else { return Ok(None) };
-        match status {
-            Some(status) => Ok(Some(status)),
-            None => {
-                if let Some(record) = stored_record(&self.tree, sequence)? {
-                    return Ok(record.status_on_success);
-                }
-                let kept = self.tree.get(account_key(name)).map_err(failed)?;
-                kept.map(|kept| serde_json::from_slice(&kept))
-                    .transpose()
-                    .map_err(|error| StoreError::Unreadable(error.to_string()))
-            }
+        if status.is_some() {
+            return Ok(status);
         }
+        if let Some(record) = stored_record(&self.tree, sequence)? {
+            return Ok(record.status_on_success);
+        }
+        let kept = self.tree.get(account_key(name)).map_err(failed)?;
+        let status = kept.map(|kept| serde_json::from_slice(&kept)).transpose();
+        status.map_err(|error| StoreError::Unreadable(error.to_string()))
     }
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
