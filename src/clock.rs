@@ -147,7 +147,6 @@ impl Clock for SystemClock {
         Timestamp(0).plus(elapsed)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
     fn monotonic(&self) -> Moment {
         static START: OnceLock<Instant> = OnceLock::new();
         Moment::after_start(START.get_or_init(Instant::now).elapsed())

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::fetch::{Read, fetch, understand};
@@ -100,16 +100,25 @@ impl Worker {
     ///
     /// Dropping the future stops at once; what was in hand is worked again.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let in_hand = TaskTracker::new();
+        // Dropped with this, so that whoever stops at once has let go of every event.
+        let mut in_hand = JoinSet::new();
         while !stop.is_cancelled() {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
+            let permit = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                permit = Arc::clone(&self.permits).acquire_owned() => permit,
+            };
+            let Ok(permit) = permit else { break };
+            while let Some(ended) = in_hand.try_join_next() {
+                note_panic(ended);
+            }
             let busy = self.in_hand.busy();
             match self.store.claim(self.clock.read(), &busy).await {
                 Ok(Some(claim)) => {
                     let hand = self.in_hand.take(&claim.event().marketplace);
                     let worker = Arc::clone(&self);
                     in_hand.spawn(async move {
-                        Box::pin(worker.work(claim)).await;
+                        worker.work(claim).await;
                         drop((hand, permit));
                     });
                 }
@@ -126,8 +135,9 @@ impl Worker {
                 }
             }
         }
-        in_hand.close();
-        in_hand.wait().await;
+        while let Some(ended) = in_hand.join_next().await {
+            note_panic(ended);
+        }
     }
 
     async fn wait_for_work(&self, stop: &CancellationToken, busy: &[String]) {
@@ -157,7 +167,7 @@ impl Worker {
             event.type = tracing::field::Empty,
             event.flag = tracing::field::Empty,
         );
-        if let Err(error) = self.pass_stages(claim).instrument(span.clone()).await {
+        if let Err(error) = Box::pin(self.pass_stages(claim)).instrument(span.clone()).await {
             // Nothing is lost: the event is as the store last had it, and is claimed again.
             span.in_scope(|| tracing::error!(%error, "the event could not be brought forward in the store"));
         }
@@ -400,6 +410,15 @@ impl Worker {
             return AfterFailure::Dead(format!("given up after {patience}: {}", error.reason), true);
         }
         AfterFailure::Wait(self.schedule.wait(event.failures, asked, random()))
+    }
+}
+
+/// Says that work on an event has panicked. Its claim is lost by that, so whoever has it next records a failed attempt.
+fn note_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!("the work on an event panicked; it is tried again");
     }
 }
 

@@ -32,6 +32,7 @@ pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MA
 pub(crate) use progress::MAX_RECORD_BYTES;
 pub use progress::{
     AccountChange, Body, Change, ChangeError, EventRecord, Facts, Failure, IllegalChange, Repeated, State, UnfitResult,
+    Unreadable,
 };
 pub use query::{Hint, NotificationQuery, Oddity, QueryError};
 pub use read::{BodyError, MAX_BODY_BYTES};

@@ -63,6 +63,7 @@ impl fmt::Display for State {
 /// What is known of one event, body aside.
 ///
 /// Every text in it is bounded, so that the whole is never longer than a store keeps in one piece.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, stored under a name of its own")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
@@ -247,6 +248,13 @@ pub struct Failure {
     pub cause: Option<String>,
 }
 
+/// A body that nobody could read, as its record has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The character set that the answer named, if it did.
+    pub charset: Option<String>,
+}
+
 /// A failure that may be a slip, and is believed once it has come often enough and for long enough.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -293,15 +301,15 @@ pub enum Change {
         wait: Duration,
         /// What went wrong.
         failure: Failure,
-        /// A body came that nobody could read, with the character set that it named.
-        unreadable: Option<Option<String>>,
+        /// What is known of a body that came and that nobody could read.
+        unreadable: Option<Unreadable>,
     },
     /// Given up.
     Dead {
         /// What went wrong.
         failure: Failure,
-        /// A body came that nobody could read, with the character set that it named.
-        unreadable: Option<Option<String>>,
+        /// What is known of a body that came and that nobody could read.
+        unreadable: Option<Unreadable>,
         /// Whether it may pass, so that a further notification takes the event up again.
         may_recover: bool,
     },
@@ -646,11 +654,11 @@ impl EventRecord {
         self.handed_over = false;
     }
 
-    fn failed(&mut self, now: Timestamp, step: &'static str, failure: Failure, unreadable: Option<Option<String>>) {
+    fn failed(&mut self, now: Timestamp, step: &'static str, failure: Failure, unreadable: Option<Unreadable>) {
         let Failure { reason, took, cause } = failure;
         self.retried_for_ms = millis(self.retried_for(now, took));
         self.repeated = cause.map(|cause| self.repeated(&cause, now, took));
-        if let Some(charset) = unreadable {
+        if let Some(Unreadable { charset }) = unreadable {
             (self.has_body, self.charset) = (true, charset);
         }
         self.attempted();
@@ -698,9 +706,9 @@ impl EventRecord {
         ]
     }
 
-    /// What a record of a format before this one says by other fields.
+    /// The record as it was stored in this version of the format, with what that says by other fields.
     #[must_use]
-    pub(crate) fn from_format(mut self, version: u8) -> Self {
+    pub(crate) fn upgraded(mut self, version: u8) -> Self {
         if version < 3 {
             // Those formats counted failures only, kept no body that was not understood, and had no limit.
             let succeeded = self.failures == 0 && !matches!(self.state, State::Received | State::Dead);

@@ -22,7 +22,7 @@ const RESULT_PATIENCE: Duration = Duration::from_secs(4);
 /// How long after a result was handed over in an answer it is reported all the same: that an answer was sent does not say
 /// that anybody had it (G4). The marketplace has made use of it by then, and says so.
 const HANDED_OVER_AT_LEAST: Duration = Duration::from_secs(10);
-const HANDED_OVER_AT_MOST: Duration = Duration::from_secs(30);
+const HANDED_OVER_SPREAD_MILLIS: u64 = 20_000;
 /// How long a URL for several types waits for the body to tell what was notified.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of a path is logged, in characters.
@@ -212,7 +212,6 @@ impl Door {
     async fn repeat(&self, event: &EventRecord) -> Option<EventResult> {
         let now = self.clock.read();
         let brought_forward = match event.state {
-            State::Done | State::Deferred => Ok(()),
             // The first caller is about to be answered, or its time runs out and the result is reported.
             State::Handled if event.left_to_answer => Ok(()),
             State::Received | State::Fetched | State::Handled => self.store.hasten(event.id, now).await,
@@ -223,7 +222,7 @@ impl Door {
                     Err(error) => Err(error),
                 }
             }
-            State::Dead => Ok(()),
+            State::Done | State::Deferred | State::Dead => Ok(()),
         };
         if let Err(error) = brought_forward {
             tracing::warn!(event.id = %event.id, %error, "an event that was notified again is not brought forward");
@@ -278,10 +277,8 @@ impl Door {
 
     /// Notes that a result was handed over in an answer: it is reported later, if the marketplace has not got it.
     async fn note_as_handed_over(&self, id: EventId) {
-        let spread = HANDED_OVER_AT_MOST - HANDED_OVER_AT_LEAST;
-        let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-        let random = getrandom::u64().unwrap_or_default();
-        let wait = HANDED_OVER_AT_LEAST + Duration::from_millis(random % millis.max(1));
+        let spread = getrandom::u64().unwrap_or_default() % HANDED_OVER_SPREAD_MILLIS;
+        let wait = HANDED_OVER_AT_LEAST + Duration::from_millis(spread);
         match self.store.amend(id, Amendment::HandedOver { wait }, self.clock.read()).await {
             // Of callers that wait for one event each is given the result; another one was first.
             Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}

@@ -27,7 +27,7 @@ pub(super) fn encode(record: &EventRecord) -> Result<Vec<u8>, StoreError> {
 pub(super) fn decode(bytes: &[u8]) -> Result<EventRecord, StoreError> {
     match bytes.split_first() {
         Some((version @ OLDEST..=VERSION, json)) => serde_json::from_slice(json)
-            .map(|record: EventRecord| record.from_format(*version))
+            .map(|record: EventRecord| record.upgraded(*version))
             .map_err(|error| StoreError::Unreadable(error.to_string())),
         Some((version, _)) => Err(StoreError::Unreadable(format!(
             "it has format version {version}, and this doorbell reads up to {VERSION}; run the newer doorbell that wrote it"

@@ -25,7 +25,7 @@ use thiserror::Error;
 use crate::clock::{Moment, Now, Timestamp};
 use crate::event::{
     AccountStatus, Body, Change, ChangeError, EventId, EventRecord, EventResult, Facts, Failure, IllegalChange,
-    Notification, State, UnfitResult,
+    Notification, State, UnfitResult, Unreadable,
 };
 use agenda::Lease;
 
@@ -383,7 +383,7 @@ pub trait EventStore: Send + Sync + 'static {
 impl Settlement {
     /// The change of the record, and the body that is to be kept with it.
     fn into_change(self) -> (Change, Option<Vec<u8>>) {
-        let split = |body: Option<Body>| body.map(|body| (Some(body.charset), Some(body.bytes))).unwrap_or_default();
+        let split = |body: Option<Body>| body.map(|Body { bytes, charset }| (Unreadable { charset }, bytes)).unzip();
         match self {
             Self::Done(note) => (Change::Done(note), None),
             Self::LeftToAnswer { until } => (Change::LeftToAnswer { until }, None),

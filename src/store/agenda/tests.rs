@@ -7,6 +7,7 @@ use crate::event::State;
 use crate::store::conformance::{at, notification, wall};
 
 /// One event as the guarantees speak of it, without any index.
+#[expect(clippy::struct_excessive_bools, reason = "a model says each fact by itself")]
 #[derive(Debug)]
 struct Known {
     record: EventRecord,
