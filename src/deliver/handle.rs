@@ -34,7 +34,8 @@ impl HandlerRuns {
         limit: Duration,
         at_once: usize,
     ) -> io::Result<Self> {
-        Ok(Self { handler, clock, limit, threads: HandlerThreads::for_runs(at_once)? })
+        let threads = HandlerThreads::for_runs(at_once, handler.may_block())?;
+        Ok(Self { handler, clock, limit, threads })
     }
 
     /// Runs the handler on an event that is not a ping; `status` is that of the account a status event asks about.

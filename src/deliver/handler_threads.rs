@@ -15,14 +15,21 @@ const MOST_OVERRUN: usize = 128;
 /// Threads beside those of the runs, for what handlers give to `spawn_blocking` and for looking up names.
 const SPARE_THREADS: usize = 512;
 
-/// A runtime on which each run has a thread to itself.
+/// A runtime on which each run has a thread to itself, if the handler may block any.
 ///
 /// Product logic that blocks holds up nobody but itself so: not the delivery of other events, nor a timer, nor a signal.
 /// A thread is taken from a pool and goes back to it, so that a run that does not block costs no new one.
 pub(super) struct HandlerThreads {
-    /// Taken out when this is dropped.
-    runtime: Option<Runtime>,
+    place: Place,
     unended: Arc<Unended>,
+}
+
+/// Where runs take place.
+enum Place {
+    /// Each on a thread of its own, of this runtime; taken out when that is dropped.
+    Apart(Option<Runtime>),
+    /// Beside everything else: they only ever await.
+    Beside,
 }
 
 /// The events whose run has not ended.
@@ -97,14 +104,17 @@ impl Drop for Unfinished {
 }
 
 impl HandlerThreads {
-    /// Threads for so many runs at once.
-    pub(super) fn for_runs(runs: usize) -> io::Result<Self> {
+    /// Threads for so many runs at once, of a handler that may block them or not.
+    pub(super) fn for_runs(runs: usize, may_block: bool) -> io::Result<Self> {
+        if !may_block {
+            return Ok(Self { place: Place::Beside, unended: Arc::default() });
+        }
         let runtime = Builder::new_multi_thread()
             .enable_all()
             .thread_name("handler")
             .max_blocking_threads(runs.saturating_add(MOST_OVERRUN + SPARE_THREADS))
             .build()?;
-        Ok(Self { runtime: Some(runtime), unended: Arc::default() })
+        Ok(Self { place: Place::Apart(Some(runtime)), unended: Arc::default() })
     }
 
     /// Begins a run for `event`, unless one before has not ended: of this event, or of its account (G5).
@@ -118,21 +128,26 @@ impl HandlerThreads {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let runtime = self.runtime.as_ref().ok_or(NotBegun::Stopping)?;
         let unfinished = self.remember(event, account)?;
-        let (stop, handle) = (CancellationToken::new(), runtime.handle().clone());
+        let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let ended = runtime.spawn_blocking(move || {
+        let run = async move {
             // Dropped after the work is, whether that returns or panics.
             let _unfinished = unfinished;
-            handle.block_on(async move {
-                tokio::select! {
-                    biased;
-                    () = stopped.cancelled() => None,
-                    ended = work => Some(ended),
-                }
-            })
-        });
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => None,
+                ended = work => Some(ended),
+            }
+        };
+        let ended = match &self.place {
+            Place::Beside => tokio::spawn(run),
+            Place::Apart(runtime) => {
+                let runtime = runtime.as_ref().ok_or(NotBegun::Stopping)?;
+                let handle = runtime.handle().clone();
+                runtime.spawn_blocking(move || handle.block_on(run))
+            }
+        };
         Ok(Run { ended, stop: Some(stop.drop_guard()), event, unended: Arc::clone(&self.unended) })
     }
 
@@ -153,7 +168,9 @@ impl HandlerThreads {
 
 impl Drop for HandlerThreads {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Place::Apart(runtime) = &mut self.place
+            && let Some(runtime) = runtime.take()
+        {
             // Waits for nobody: what blocks may do so for ever.
             runtime.shutdown_background();
         }

@@ -181,19 +181,19 @@ impl Worker {
             );
             return self.fail(claim, error, started).await;
         }
+        let record = claim.event();
+        let (marketplace, url) = match self.reach(record) {
+            Ok(reached) => reached,
+            Err(error) => return self.fail(claim, error, started).await,
+        };
         let mut read = None;
         loop {
-            let record = claim.event();
-            let (marketplace, url) = match self.reach(record) {
-                Ok(reached) => reached,
-                Err(error) => return self.fail(claim, error, started).await,
-            };
-            let stage = match record.state {
+            let stage = match claim.event().state {
                 State::Received => self.fetch_stage(claim, marketplace, &url).await?,
                 State::Fetched => self.handle_stage(claim, read.take()).await?,
                 State::Handled => self.report_stage(claim, marketplace, &url).await?,
                 State::Done | State::Deferred | State::Dead => {
-                    return Err(StoreError::Unreadable(format!("a {} event was up for work", record.state)));
+                    return Err(StoreError::Unreadable(format!("a {} event was up for work", claim.event().state)));
                 }
             };
             match stage {

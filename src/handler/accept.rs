@@ -27,6 +27,10 @@ fn accepted(account: &Account) -> Handled {
 
 #[async_trait]
 impl EventHandler for Accept {
+    fn may_block(&self) -> bool {
+        false
+    }
+
     async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
         invented_account(&event.context)
     }

@@ -140,7 +140,8 @@ impl Outcome<AssignedUser> {
 /// asks. After a crash in the middle it does run again, so let it begin by looking whether its work is done
 /// already: [`Context::event_id`] is the same each time.
 ///
-/// Each run has a thread to itself, on a tokio runtime that is the handlers' own: timers, sockets, `tokio::spawn` and
+/// Each run has a thread to itself, unless [`EventHandler::may_block`] says that it needs none, on a tokio runtime that is
+/// the handlers' own: timers, sockets, `tokio::spawn` and
 /// `spawn_blocking` work as in any tokio program, and a method that blocks its thread holds up nobody else. A run that takes
 /// longer than `handler.timeout` is stopped where it next awaits something. What blocks cannot be stopped: until it
 /// ends, its event is not run again, and what a run has given to `tokio::spawn` or `spawn_blocking` goes on
@@ -150,6 +151,14 @@ impl Outcome<AssignedUser> {
 /// nobody does.
 #[async_trait]
 pub trait EventHandler: Send + Sync + 'static {
+    /// Whether a run may block its thread, by synchronous calls or by computing for long.
+    ///
+    /// Then each run has a thread to itself, which costs some 20 µs. A handler that only ever awaits may say `false`: its
+    /// runs share the threads on which events are delivered, and one that blocks all the same holds these up.
+    fn may_block(&self) -> bool {
+        true
+    }
+
     /// A customer bought the product.
     async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
         Ok(unsupported(&event.context))
