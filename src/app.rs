@@ -131,12 +131,15 @@ impl App {
         let worker = Arc::new(worker.map_err(StartError::Threads)?);
         let authenticator = Arc::new(authenticator(config, &store, &clock).await?);
         let (held, released) = hold();
-        let door = Arc::new(open_door(config, &store, &authenticator, &clock).holding(held.clone()));
+        let delivery_ended = CancellationToken::new();
+        let door = open_door(config, &store, &authenticator, &clock);
+        let door = Arc::new(door.beside_delivery(delivery_ended.clone(), held.clone()));
         let office = Arc::new(Office::new(
             Arc::clone(&store),
             Arc::clone(&authenticator),
             Arc::clone(&clock),
             config.admin.token.clone(),
+            delivery_ended.clone(),
             held,
         ));
 
@@ -155,7 +158,14 @@ impl App {
             shutdown_timeout: config.server.shutdown_timeout,
             refusals: door.refusals(),
             released,
-            worker: tokio::spawn(worker.run(stop.clone())),
+            worker: {
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    // However that ends, a panic included.
+                    let _ended = delivery_ended.drop_guard();
+                    worker.run(stop).await;
+                })
+            },
             keys: tokio::spawn(authenticator.keep_keys_fresh(stop.clone())),
             retention: tokio::spawn(prune_from_time_to_time(store, clock, config.store.keep, stop.clone())),
             stop,

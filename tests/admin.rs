@@ -190,6 +190,7 @@ async fn a_result_that_is_not_what_is_taken_is_refused_by_name_and_changes_nothi
         (Some("application/json"), "{\n \"success\": tru }".into(), 400, "line 2 column"),
         (Some("application/json"), format!("{good}x"), 400, "trailing characters"),
         (Some("application/json"), "[]".into(), 400, "the body is not what is taken here"),
+        (Some("application/json"), " [true,null,\"m\",\"acct\"]".into(), 400, "must be a JSON object"),
         (Some("application/json"), good.replace("accountIdentifier", "accountidentifier"), 400, "accountidentifier"),
         (Some("application/json"), good.replace("success", "succes"), 400, "unknown field `succes`"),
         (Some("application/json"), "{}".into(), 400, "missing field `success`"),

@@ -131,7 +131,7 @@ async fn bad_input_is_answered_with_the_fault_and_nothing_is_recorded() {
         ("eventUrl=%7BeventUrl%7D".into(), "is the placeholder \"{eventUrl}\""),
         ("eventUrl=events/1".into(), "not an absolute http or https URL"),
         ("eventUrl=file:///etc/passwd".into(), "not an absolute http or https URL"),
-        ("eventUrl=http://evil.example/events/1".into(), "points to http://evil.example, which is not a marketplace"),
+        ("eventUrl=http://evil.example/events/1".into(), "lies in no marketplace of this integration"),
         (format!("eventUrl=http://127.0.0.1:{port}@evil.example/events/1"), "names a user before its host"),
         (format!("eventUrl=http://evil.example%5C@127.0.0.1:{port}/events/1"), "'\\\\'"),
         ("eventUrl=http://127.0.0.1:1/events/1".into(), "points to http://127.0.0.1:1, which"),
@@ -263,15 +263,16 @@ async fn a_token_of_one_integration_records_nothing_for_another() {
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
 }
 
-/// A store whose medium fails at every notification.
-struct Broken(MemoryStore, StoreError);
+/// A store whose medium fails at every notification, and which panics when it is asked for work if no failure is named.
+struct Broken(MemoryStore, Option<StoreError>);
 
 #[async_trait]
 impl EventStore for Broken {
     async fn record(&self, _: &Notification, _: Now) -> Result<Recorded, StoreError> {
-        Err(self.1.clone())
+        Err(self.1.clone().expect("a failure"))
     }
     async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
+        assert!(self.1.is_some(), "a bug in the store");
         self.0.claim(now, busy).await
     }
     async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
@@ -340,7 +341,7 @@ impl EventStore for Broken {
         self.0.use_nonce(nonce, until, now).await
     }
     async fn ready(&self) -> Result<(), StoreError> {
-        Err(self.1.clone())
+        self.1.clone().map_or(Ok(()), Err)
     }
     fn durability(&self) -> Durability {
         self.0.durability()
@@ -348,10 +349,29 @@ impl EventStore for Broken {
 }
 
 #[tokio::test]
+async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_listeners() {
+    let marketplace = Marketplace::start().await;
+    let configuration = configuration(&marketplace.base_url, "memory:");
+    let store = Arc::new(Broken(MemoryStore::new(), None));
+    let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
+    for listener in [&receiver.public, &receiver.admin] {
+        let not_ready = async {
+            let ready = || receiver.client.get(format!("{listener}/health/ready")).send();
+            while ready().await.expect("answers").status() != StatusCode::SERVICE_UNAVAILABLE {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(crate::support::PATIENCE, not_ready).await.expect("it says so");
+        let live = receiver.client.get(format!("{listener}/health/live")).send().await.expect("answers");
+        assert_eq!(live.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_made_durable_is_answered_503_and_never_2xx() {
     let marketplace = Marketplace::start().await;
     for fault in [StoreError::Unavailable("disk 7 of array secret-array is full".into()), StoreError::Overloaded] {
-        let store = Arc::new(Broken(MemoryStore::new(), fault));
+        let store = Arc::new(Broken(MemoryStore::new(), Some(fault)));
         let configuration = configuration(&marketplace.base_url, "memory:");
         let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
         let answer = receiver.notify("/create", &marketplace.order("1")).await;

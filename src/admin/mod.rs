@@ -17,6 +17,7 @@ use actix_web::{
 };
 use serde::Serialize;
 use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct Office {
     authenticator: Arc<Authenticator>,
     clock: Arc<dyn Clock>,
     token: Option<Secret>,
+    /// Cancelled when nothing is delivered any more.
+    delivery_ended: CancellationToken,
     /// Dropped last, when the store has been let go of.
     _held: Held,
 }
@@ -44,9 +47,10 @@ impl Office {
         authenticator: Arc<Authenticator>,
         clock: Arc<dyn Clock>,
         token: Option<Secret>,
+        delivery_ended: CancellationToken,
         held: Held,
     ) -> Self {
-        Self { store, authenticator, clock, token, _held: held }
+        Self { store, authenticator, clock, token, delivery_ended, _held: held }
     }
 
     /// Adds the private routes to a server.
@@ -101,7 +105,7 @@ fn json(mut response: HttpResponseBuilder, value: &impl Serialize) -> Result<Htt
 }
 
 async fn is_ready(office: web::Data<Office>) -> HttpResponse {
-    crate::receive::ready(&office.store).await
+    crate::receive::ready(&office.store, &office.delivery_ended).await
 }
 
 fn no_such_route() -> Problem {

@@ -127,6 +127,10 @@ where
     let unfit = |error: &dyn Display| Problem::bad_request(format!("the body is not what is taken here: {error}"));
     serde_json::from_slice::<IgnoredAny>(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+    // Fields can be read from a list as well, by their places, which nobody means.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(unfit(&"it must be a JSON object, such as {\"success\":true}"));
+    }
     serde_json::from_slice::<Fields>(&body).map_err(|error| unfit(&error))?;
     let mut document = serde_json::Deserializer::from_slice(&body);
     serde_path_to_error::deserialize(&mut document).map_err(|error| unfit(&error))

@@ -80,7 +80,10 @@ pub enum AuthenticationError {
     #[error("no credentials; send the header Authorization: Bearer <token>, or what this integration is set up for")]
     Missing,
     /// Credentials that cannot be read, or of a kind that no integration is set up for.
-    #[error("the credentials are not one of a kind that is accepted here, well-formed and given once")]
+    #[error(
+        "the credentials cannot be used: they must be of a kind that this integration is set up for, well-formed, and given \
+         once"
+    )]
     Malformed,
     /// A token that is not good here, or was changed on the way.
     #[error("the bearer token is not valid here; ask the token endpoint for a new one")]
@@ -112,6 +115,25 @@ pub enum AuthenticationError {
     /// Who can tell cannot be asked at present.
     #[error("the credentials cannot be verified at present; try again")]
     Unavailable,
+}
+
+impl AuthenticationError {
+    /// The name by which callers that were refused for it are counted.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Missing => "caller_without_credentials",
+            Self::Malformed => "caller_with_unfit_credentials",
+            Self::Invalid => "caller_with_invalid_token",
+            Self::Expired => "caller_with_expired_credentials",
+            Self::NotYet => "caller_with_token_not_valid_yet",
+            Self::WrongSecret => "caller_with_wrong_secret",
+            Self::Signature => "caller_with_wrong_signature",
+            Self::Replayed => "caller_with_used_nonce",
+            Self::Scope => "caller_without_scope",
+            Self::TooManyFailures { .. } => "caller_with_too_many_failures",
+            Self::Unavailable => "caller_not_verifiable",
+        }
+    }
 }
 
 /// Why authentication cannot be set up.

@@ -188,6 +188,8 @@ fn print_event(event: &Value, output: Output) -> Result<(), Failure> {
         "attempts",
         "result",
         "lastError",
+        "charset",
+        "bodyEncoding",
     ] {
         if !event[field].is_null() {
             table.row([field, &cell(&event[field])]);
@@ -200,6 +202,9 @@ fn print_event(event: &Value, output: Output) -> Result<(), Failure> {
             table.row(["at", "step", "note"].map(|field| cell(&step[field])));
         }
         table.print()?;
+    }
+    if let Some(forgotten) = event["timelineForgotten"].as_u64().filter(|forgotten| *forgotten > 0) {
+        print::line(format!("of the steps in the middle {forgotten} are not kept"))?;
     }
     event["body"].as_str().map_or(Ok(()), print::lines)
 }

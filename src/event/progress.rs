@@ -581,7 +581,7 @@ impl EventRecord {
                 self.attempting = false;
             }
             (Change::Fetched(..), _) => return illegal("fetched"),
-            (Change::Handled(_), _) => return illegal("handled"),
+            (Change::Handled(_), _) => return illegal("given a result"),
             (Change::Done(_), _) => return illegal("done"),
             (Change::LeftToAnswer { .. } | Change::HandedOver { .. }, _) => return illegal("answered"),
             (Change::Deferred, _) => return illegal("deferred"),
@@ -600,7 +600,7 @@ impl EventRecord {
     /// If a worker may be at it, the state does not allow the step, or a result does not fit; the record is then unchanged.
     pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, ChangeError> {
         if self.state.is_unfinished() && !matches!(change, Change::HandedOver { .. }) {
-            return Err(IllegalChange { state: self.state, step: "changed from outside while it is worked on" }.into());
+            return Err(IllegalChange { state: self.state, step: "changed from outside: it is worked on, or waits for its next try, which a repeated notification brings forward" }.into());
         }
         let is_result = matches!(change, Change::Handled(_));
         let account = self.apply(change, now)?;

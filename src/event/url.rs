@@ -12,6 +12,9 @@ use super::spelling::{has_whole_escapes, spelt_plainly};
 /// Real ones have about 110; the limit keeps a hostile caller from filling the disk by length alone.
 pub const MAX_EVENT_URL_BYTES: usize = 2048;
 
+/// Bytes of a refused URL that are shown, which is no more than is needed to see where it leads.
+const MAX_SHOWN_BYTES: usize = 200;
+
 /// Where a marketplace lives: scheme, host, port, and the path its routes lie under.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BaseUrl(Url);
@@ -142,7 +145,7 @@ pub enum EventUrlError {
     #[error("eventUrl holds the character {0:?}, which a URL must percent-encode")]
     Character(char),
     /// Not an absolute `http` or `https` URL.
-    #[error("eventUrl is not an absolute http or https URL")]
+    #[error("eventUrl is not an absolute http or https URL; send one like https://marketplace.example/api/events/1")]
     NotAbsolute,
     /// Names a user or password before the host.
     #[error("eventUrl names a user before its host; that is refused")]
@@ -163,7 +166,10 @@ pub enum EventUrlError {
     #[error("eventUrl has no event id at the end of its path")]
     NoToken,
     /// Lies in no configured marketplace.
-    #[error("eventUrl points to {0}, which is not a marketplace of this integration")]
+    #[error(
+        "eventUrl points to {0}, which lies in no marketplace of this integration; correct the marketplace's base_url here, or \
+         the address there"
+    )]
     Foreign(String),
 }
 
@@ -193,7 +199,10 @@ impl EventUrl {
     ) -> Result<Self, EventUrlError> {
         let given = read(text)?;
         let url = spell_plainly(&given);
-        let foreign = || EventUrlError::Foreign(url.origin().ascii_serialization());
+        let foreign = || {
+            let place = format!("{}{}", url.origin().ascii_serialization(), url.path());
+            EventUrlError::Foreign(place[..place.floor_char_boundary(MAX_SHOWN_BYTES)].to_owned())
+        };
         let marketplace = BaseUrl::innermost(marketplaces, &url).ok_or_else(foreign)?.clone();
         if let Some(other) = BaseUrl::innermost(others, &url)
             && other.path().len() > marketplace.path().len()

@@ -3,8 +3,10 @@ use std::sync::Arc;
 use actix_web::{HttpResponse, web};
 use serde_json::json;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Door;
-use crate::store::{EventStore, StoreError};
+use crate::store::EventStore;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
     app.service(super::readable("/health/live", live)).service(super::readable("/health/ready", is_ready));
@@ -17,7 +19,7 @@ pub async fn live() -> HttpResponse {
 
 /// The same to anybody: why it is not ready is logged no oftener than a log can bear.
 async fn is_ready(door: web::Data<Door>) -> HttpResponse {
-    let readiness = door.store.ready().await;
+    let readiness = readiness(&door.store, &door.delivery_ended).await;
     if let Err(error) = &readiness
         && let Some(times) = door.log.admit("not_ready")
     {
@@ -26,16 +28,23 @@ async fn is_ready(door: web::Data<Door>) -> HttpResponse {
     readiness_answer(&readiness)
 }
 
-/// Whether a notification would be taken now. Why not is logged, not told.
-pub async fn ready(store: &Arc<dyn EventStore>) -> HttpResponse {
-    let readiness = store.ready().await;
+/// Whether a notification would be taken now, and worked. Why not is logged, not told.
+pub(crate) async fn ready(store: &Arc<dyn EventStore>, delivery_ended: &CancellationToken) -> HttpResponse {
+    let readiness = readiness(store, delivery_ended).await;
     if let Err(error) = &readiness {
         tracing::warn!(%error, "not ready");
     }
     readiness_answer(&readiness)
 }
 
-fn readiness_answer(readiness: &Result<(), StoreError>) -> HttpResponse {
+async fn readiness(store: &Arc<dyn EventStore>, delivery_ended: &CancellationToken) -> Result<(), String> {
+    if delivery_ended.is_cancelled() {
+        return Err("no events are delivered any more; restart doorbell".to_owned());
+    }
+    store.ready().await.map_err(|error| error.to_string())
+}
+
+fn readiness_answer(readiness: &Result<(), String>) -> HttpResponse {
     match readiness {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
         Err(_) => HttpResponse::ServiceUnavailable().json(json!({ "status": "not ready" })),

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use actix_web::{FromRequest, Handler, Resource, Responder, middleware, web};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Answers, Config};
@@ -26,7 +28,8 @@ use crate::store::EventStore;
 use limits::Threshold;
 
 pub use crate::http::{Excess, Refusals};
-pub use health::{live, ready};
+pub use health::live;
+pub(crate) use health::ready;
 
 /// What the public listener works with.
 pub struct Door {
@@ -37,6 +40,8 @@ pub struct Door {
     integrations: Vec<Integration>,
     prefix: String,
     log: LogLimiter,
+    /// Cancelled when nothing is delivered any more.
+    delivery_ended: CancellationToken,
     /// Dropped last, when the store has been let go of.
     _held: Option<Held>,
 }
@@ -70,14 +75,16 @@ impl Door {
             authenticator,
             integrations: integrations.collect(),
             prefix: config.server.public_url.path().to_owned(),
+            delivery_ended: CancellationToken::new(),
             _held: None,
         }
     }
 
-    /// The same, saying by `held` when it lets go of the store.
+    /// The same beside the delivery of an app: ready until `delivery_ended` is cancelled, and saying by `held` when it lets
+    /// go of the store.
     #[must_use]
-    pub(crate) fn holding(self, held: Held) -> Self {
-        Self { _held: Some(held), ..self }
+    pub(crate) fn beside_delivery(self, delivery_ended: CancellationToken, held: Held) -> Self {
+        Self { delivery_ended, _held: Some(held), ..self }
     }
 
     /// How often which excess was refused.

@@ -310,7 +310,12 @@ impl Door {
             address: self.threshold.address_of(request),
         };
         let found = self.authenticator.authenticate(&presented).await;
-        found.inspect_err(|error| tracing::debug!(%error, address = %presented.address, "caller refused"))
+        found.inspect_err(|error| {
+            // A marketplace that is set up with a wrong secret looks like a stranger: the operator is to see both.
+            if let Some(times) = self.log.admit(error.name()) {
+                tracing::warn!(%error, address = %presented.address, kind = error.name(), times, "a caller is refused");
+            }
+        })
     }
 
     /// Logs, for the operator, what a marketplace with good credentials is set up wrongly in.

@@ -223,11 +223,14 @@ impl Log {
     }
 }
 
-/// Makes `directory` and whatever leads there, durably.
+/// Makes `directory` and whatever leads there, durably, and for this user only: it holds signing keys and persons.
 pub(super) fn create_directory(directory: &Path) -> io::Result<()> {
     let missing: Vec<&Path> =
         directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
-    std::fs::create_dir_all(directory)?;
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(directory)?;
     for made in missing {
         let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_directory(parent.unwrap_or(Path::new(".")))?;

@@ -529,3 +529,14 @@ async fn the_longest_records_there_can_be_never_reach_a_file_that_sled_does_not_
     let unsynced = std::fs::read_dir(directory.path().join(DATABASE).join("blobs")).expect("listed").count();
     assert_eq!(unsynced, 0);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_data_directory_is_made_for_its_user_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().expect("a directory");
+    let directory = place.path().join("data");
+    drop(SledStore::open(&directory, false, at(0)).expect("opens"));
+    let mode = std::fs::metadata(&directory).expect("made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
