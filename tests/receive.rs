@@ -134,7 +134,7 @@ async fn bad_input_is_answered_with_the_fault_and_nothing_is_recorded() {
         ("eventUrl=http://evil.example/events/1".into(), "lies in no marketplace of this integration"),
         (format!("eventUrl=http://127.0.0.1:{port}@evil.example/events/1"), "names a user before its host"),
         (format!("eventUrl=http://evil.example%5C@127.0.0.1:{port}/events/1"), "'\\\\'"),
-        ("eventUrl=http://127.0.0.1:1/events/1".into(), "points to http://127.0.0.1:1, which"),
+        ("eventUrl=http://127.0.0.1:1/events/1".into(), "points to http://127.0.0.1:1/events/1, which"),
         (format!("eventUrl=https://127.0.0.1:{port}/events/1"), "which is not a marketplace"),
         (format!("eventUrl=http://localhost:{port}/events/1"), "which is not a marketplace"),
         (format!("eventUrl=http://2130706433:{port}/events/1"), "not in normal form"),
