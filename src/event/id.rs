@@ -40,7 +40,7 @@ impl EventId {
             || self == Self::named(integration, event_url)
     }
 
-    fn named(integration: &str, event_url: &str) -> Self {
+    pub(super) fn named(integration: &str, event_url: &str) -> Self {
         // An integration's name holds no line break (the configuration refuses it), so no two pairs collide.
         let name = [integration.as_bytes(), b"\n", event_url.as_bytes()].concat();
         Self(Uuid::new_v5(&NAMESPACE, &name))

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::account_status::status_on_success;
-use super::outcome::{check_length, cut, cut_word};
+use super::outcome::{check_length, cut, cut_word, without_controls};
 use super::{
     AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, IdentifierError, MAX_IDENTIFIER_BYTES,
     Notification, Timeline,
@@ -142,6 +142,9 @@ pub struct EventRecord {
     /// Whether its result was handed to the caller of a notification. That is no confirmation: it is reported too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub handed_over: bool,
+    /// From when on its age counts, where the wall clock was behind what the store had seen when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept_from: Option<Timestamp>,
     /// What it went through.
     #[serde(default, skip_serializing_if = "Timeline::is_empty")]
     pub timeline: Timeline,
@@ -392,8 +395,20 @@ impl EventRecord {
             answer_by: notification.answer_by(),
             left_to_answer: false,
             handed_over: false,
+            kept_from: None,
             timeline: Timeline::default(),
         }
+    }
+
+    /// Notes up to when a store's time had come when the event changed: a wall clock that is behind makes it no older.
+    pub(crate) fn note_seen(&mut self, seen: Option<Timestamp>) {
+        self.kept_from = seen.filter(|seen| *seen > self.updated_at);
+    }
+
+    /// Whether it is done, and has not changed since `moment`.
+    #[must_use]
+    pub fn is_done_since_before(&self, moment: Timestamp) -> bool {
+        self.state == State::Done && self.kept_from.unwrap_or(self.updated_at) < moment
     }
 
     /// Whether its id is that of its integration and event URL.
@@ -432,6 +447,11 @@ impl EventRecord {
     /// already keeps its place among others that are.
     #[must_use]
     pub fn due_from(&self, now: Now) -> Moment {
+        // What was never tried is due since it was received, so all of that keeps the order of receipt, whatever clock it
+        // was received by.
+        if self.state == State::Received && self.attempts == 0 && now.wall != self.due {
+            return now.monotonic;
+        }
         if self.due > now.wall {
             now.monotonic.plus(self.due.since(now.wall).min(self.wait()))
         } else {
@@ -480,13 +500,17 @@ impl EventRecord {
                 field: "accountIdentifier, userIdentifier, errorCode",
                 error,
             })?;
-        if result.success && account.is_none_or(|account| account.trim().is_empty()) && !self.asks_for_no_result() {
+        if result.success
+            && account.is_none_or(|account| account.trim().is_empty())
+            && !(self.asks_for_no_result() && self.kind.is_some())
+        {
             match self.presumed_kind() {
                 Some(kind @ (EventType::SubscriptionOrder | EventType::AddonOrder)) => {
                     return Err(UnfitResult::NoAccount(kind.clone()));
                 }
-                None => return Err(UnfitResult::MayBeAnOrder),
-                Some(_) => {}
+                // A route is no proof: marketplaces ring at one URL for several types.
+                _ if self.kind.is_none() => return Err(UnfitResult::MayBeAnOrder),
+                _ => {}
             }
         }
         Ok(())
@@ -541,6 +565,8 @@ impl EventRecord {
             }
             (Change::LeftToAnswer { until }, State::Handled) => {
                 self.left_to_answer = true;
+                // Once and not again, whatever the clock says by then.
+                self.answer_by = None;
                 self.due = until;
             }
             (Change::HandedOver { wait }, State::Handled) if self.left_to_answer => {
@@ -605,7 +631,7 @@ impl EventRecord {
         let is_result = matches!(change, Change::Handled(_));
         let account = self.apply(change, now)?;
         // Whoever asked for no result is not told one.
-        if is_result && self.asks_for_no_result() {
+        if is_result && self.asks_for_no_result() && self.kind.is_some() {
             self.state = State::Done;
             self.timeline.note(now, "done", Some("no result is wanted for it, so none is reported"));
         }
@@ -714,18 +740,65 @@ impl EventRecord {
             let succeeded = self.failures == 0 && !matches!(self.state, State::Received | State::Dead);
             self.attempts = self.attempts.saturating_add(u32::from(succeeded));
             self.has_body = self.kind.is_some();
-            self.shorten();
+            self.bound_names();
         }
         self
+    }
+
+    /// Has a record that an earlier version wrote keep within the bounds that there are since.
+    ///
+    /// What it is called by is cut or stood in for where it is too long. A result that cannot be kept whole is none: the event
+    /// is dead by name then, unless it is over.
+    fn bound_names(&mut self) {
+        let word = |text: &str, bytes: usize| text[..text.floor_char_boundary(bytes)].to_owned();
+        self.kind =
+            self.kind.take().map(|kind| EventType::from(word(kind.as_str(), MAX_IDENTIFIER_BYTES / 2).as_str()));
+        self.flag = self.flag.take().map(|flag| Flag::from(word(flag.as_str(), MAX_IDENTIFIER_BYTES / 4).as_str()));
+        let status = self.status_on_success.take();
+        self.status_on_success =
+            status.map(|status| AccountStatus::from(word(status.as_str(), MAX_IDENTIFIER_BYTES / 4).as_str()));
+        self.account = self.account.take().map(stand_in);
+        self.parameters = word(&self.parameters, MAX_SHORT_TEXT_BYTES * 10);
+        if let Some(result) = self.result.take() {
+            let mut result = result.bounded();
+            let is_whole = [&result.account_identifier, &result.user_identifier]
+                .into_iter()
+                .flatten()
+                .all(|identifier| check_length(identifier).is_ok());
+            if is_whole || !matches!(self.state, State::Handled | State::Dead) {
+                result.account_identifier = result.account_identifier.map(stand_in);
+                result.user_identifier = result.user_identifier.map(stand_in);
+                self.result = Some(result);
+            } else {
+                self.state = State::Dead;
+                let reason =
+                    "its result names an identifier that is longer than is kept; resolve it with a shorter one";
+                self.last_error = Some(reason.to_owned());
+            }
+        }
+        // Whatever it died of before its handler ran, or for want of patience, may have passed.
+        let gave_up = self.last_error.as_deref().is_some_and(|error| error.starts_with("given up after"));
+        self.may_recover |= self.state == State::Dead && (self.kind.is_none() || gave_up);
+        self.shorten();
     }
 
     /// The record as a copy of it has it, which may have been written by an earlier version, beside a body or none.
     #[must_use]
     pub(crate) fn imported(mut self, has_body: bool) -> Self {
         self.has_body = has_body;
-        self.shorten();
+        self.bound_names();
         self
     }
+}
+
+/// An identifier, or what stands in for one that is too long: its beginning, and what tells it from others that begin so.
+fn stand_in(identifier: String) -> String {
+    if check_length(&identifier).is_ok() && json_length(&identifier) <= MAX_IDENTIFIER_BYTES {
+        return identifier;
+    }
+    let beginning =
+        without_controls(&identifier[..identifier.floor_char_boundary(MAX_IDENTIFIER_BYTES / 4)]).into_owned();
+    format!("{beginning}… {}", EventId::named("identifier", &identifier))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -917,8 +990,9 @@ mod tests {
             (Some(EventType::SubscriptionOrder), &success, false),
             (Some(EventType::AddonOrder), &success, false),
             (None, &success, false),
-            (Some(EventType::SubscriptionCancel), &success, true),
-            (Some(EventType::SubscriptionNotice), &success, true),
+            (Some(EventType::SubscriptionCancel), &success, false),
+            (Some(EventType::SubscriptionNotice), &success, false),
+            (Some(EventType::SubscriptionNotice), &failure, true),
             (Some(EventType::SubscriptionOrder), &named, true),
             (None, &named, true),
             (None, &failure, true),

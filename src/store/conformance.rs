@@ -257,8 +257,15 @@ pub(super) async fn a_step_that_is_refused_leaves_the_event_to_be_claimed_again(
     let held = claim(store, at(0)).await.expect("it is free again");
     let early = store.settle(held, Settlement::Deferred, at(0)).await;
     assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
-    let held = claim(store, at(0)).await.expect("it is free again");
-    store.settle(held, dead("gone"), at(0)).await.expect("settled");
+    // What fails again and again is not tried without a pause.
+    assert!(claim(store, at(0)).await.is_none());
+    for pause in [1, 2, 4] {
+        let now = at(10 * pause);
+        drop(claim(store, now).await.expect("it is free again"));
+        assert!(claim(store, at(11 * pause)).await.is_none(), "not yet after {pause} s");
+    }
+    let held = claim(store, at(100)).await.expect("it is free again");
+    store.settle(held, dead("gone"), at(100)).await.expect("settled");
 }
 
 pub(super) async fn a_wait_is_as_long_as_it_says_whatever_the_clock_on_the_wall_does(store: &dyn EventStore) {

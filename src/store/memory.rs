@@ -14,7 +14,7 @@ use super::{
     Retention, Sequence, Settlement, Step, StoreError, StoredEvent,
 };
 use crate::clock::{Moment, Now, Timestamp};
-use crate::event::{AccountChange, AccountStatus, Body, EventId, EventRecord, Notification, State};
+use crate::event::{AccountChange, AccountStatus, Body, EventId, EventRecord, Notification};
 
 /// The store behind `memory:`.
 #[derive(Debug)]
@@ -131,6 +131,7 @@ impl EventStore for MemoryStore {
         let Claim { mut record, sequence, lease, .. } = claim;
         let (change, body) = settlement.into_change();
         let account = record.apply(change, now.wall)?;
+        record.note_seen(inner.retention.map(|retention| retention.reached()));
         inner.leave_account(sequence, &record.integration, account);
         inner.bodies.extend(body.map(|body| (sequence, body)));
         if record.state.is_unfinished() {
@@ -151,6 +152,7 @@ impl EventStore for MemoryStore {
         let mut record = inner.records[&sequence].clone();
         let was_unfinished = record.state.is_unfinished();
         let account = record.apply_amendment(amendment.into(), now.wall)?;
+        record.note_seen(inner.retention.map(|retention| retention.reached()));
         if was_unfinished && !inner.agenda.seize(sequence) {
             return Err(StoreError::Held);
         }
@@ -174,9 +176,10 @@ impl EventStore for MemoryStore {
     async fn prune(&self, moment: Timestamp, _: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
         let mut inner = self.lock();
         let newest = inner.records.last_key_value().map(|(newest, _)| *newest);
-        let old = inner.records.iter().filter(|(sequence, record)| {
-            record.state == State::Done && record.updated_at < moment && Some(**sequence) != newest
-        });
+        let old = inner
+            .records
+            .iter()
+            .filter(|(sequence, record)| record.is_done_since_before(moment) && Some(**sequence) != newest);
         let old: Vec<_> = old.take(limit).map(|(sequence, record)| (*sequence, record.id)).collect();
         for (sequence, id) in &old {
             inner.records.remove(sequence);

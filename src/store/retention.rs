@@ -34,6 +34,11 @@ pub struct Retention {
 }
 
 impl Retention {
+    /// Up to when the store's time has come.
+    pub(super) const fn reached(&self) -> Timestamp {
+        self.reached
+    }
+
     /// Begins at `reached`.
     const fn at(reached: Timestamp) -> Self {
         Self { reached, lead: Duration::ZERO, stood: Duration::ZERO }

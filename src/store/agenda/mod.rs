@@ -10,6 +10,7 @@ mod lease;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -22,6 +23,10 @@ use crate::event::{EventId, EventRecord};
 
 /// Unfinished events for which room is always kept.
 const ROOM: usize = 4096;
+/// The pause before an event that was lost twice in a row is handed out again; it doubles with each further time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses, in first ones.
+const LONGEST_PAUSE: u32 = 64;
 
 /// The account an event belongs to: integration and account identifier.
 type AccountKey = Arc<(String, String)>;
@@ -47,6 +52,8 @@ struct Entry {
     hold: Option<u64>,
     /// Whether its last holder let go of it without a word.
     was_lost: bool,
+    /// How often in a row that happened, without a step that was made durable in between.
+    losses: u32,
     stage: Stage,
 }
 
@@ -86,7 +93,7 @@ impl Agenda {
         let lane = self.lane(&event.marketplace);
         let stage = Stage::of(event);
         let due = event.due_from(now);
-        let entry = Entry { id: event.id, lane, due, account: None, hold: None, was_lost: false, stage };
+        let entry = Entry { id: event.id, lane, due, account: None, hold: None, was_lost: false, losses: 0, stage };
         self.entries.insert(sequence, entry);
         if let Some(account) = account_of(event) {
             self.join(sequence, account);
@@ -101,7 +108,7 @@ impl Agenda {
 
     /// Takes the event that has been due longest, leaving those of `busy` marketplaces alone.
     pub(super) fn claim(&mut self, now: Moment, busy: &[String]) -> Option<Claimed> {
-        self.free_lapsed();
+        self.free_lapsed(now);
         let sequence = loop {
             let &(due, sequence) = self.lanes_but(busy).filter_map(|lane| lane.ready.first()).min()?;
             if due > now {
@@ -126,7 +133,7 @@ impl Agenda {
 
     /// Makes an event due now, unless somebody holds it.
     pub(super) fn hasten(&mut self, sequence: Sequence, now: Moment) {
-        self.free_lapsed();
+        self.free_lapsed(now);
         let is_early = self.entries.get(&sequence).is_some_and(|entry| entry.hold.is_none() && entry.due > now);
         if is_early {
             self.withdraw(sequence);
@@ -136,7 +143,6 @@ impl Agenda {
 
     /// Takes an event that nobody holds out of every worker's reach, until it is freed or removed.
     pub(super) fn seize(&mut self, sequence: Sequence) -> bool {
-        self.free_lapsed();
         if self.entries.get(&sequence).is_none_or(|entry| entry.hold.is_some()) {
             return false;
         }
@@ -156,12 +162,13 @@ impl Agenda {
     /// Returns whether the holder may go on.
     pub(super) fn advanced(&mut self, sequence: Sequence, event: &EventRecord, now: Now) -> bool {
         // Nobody is to wait for a holder that is gone.
-        self.free_lapsed();
+        self.free_lapsed(now.monotonic);
         let Some(entry) = self.entries.get_mut(&sequence) else { return false };
         if entry.hold.is_none() {
             return false;
         }
         entry.due = event.due_from(now);
+        entry.losses = 0;
         entry.stage = Stage::of(event);
         let is_behind = entry.stage == Stage::Handling && self.lanes[entry.lane].is_behind(sequence);
         let joins = if entry.account.is_none() { account_of(event) } else { None };
@@ -203,6 +210,7 @@ impl Agenda {
         self.release(sequence);
         if let Some(entry) = self.entries.get_mut(&sequence) {
             entry.due = due;
+            entry.losses = 0;
         }
         self.offer(sequence);
         self.offer_next_of_its_account(sequence);
@@ -267,8 +275,7 @@ impl Agenda {
     }
 
     /// When the next free event is due that is not of a `busy` marketplace.
-    pub(super) fn next_due(&mut self, busy: &[String]) -> Option<Moment> {
-        self.free_lapsed();
+    pub(super) fn next_due(&self, busy: &[String]) -> Option<Moment> {
         self.lanes_but(busy).filter_map(|lane| lane.ready.first()).map(|&(due, _)| due).min()
     }
 
@@ -291,15 +298,21 @@ impl Agenda {
         }
     }
 
-    /// Frees the events whose holders let go of them without a word.
-    fn free_lapsed(&mut self) {
+    /// Frees the events whose holders let go of them without a word: the first time at once, and ever later if that happens
+    /// again and again, so that what cannot be made durable is not tried without a pause.
+    fn free_lapsed(&mut self, now: Moment) {
         for (sequence, fence) in self.lapsed.take() {
             let Some(entry) = self.entries.get_mut(&sequence).filter(|entry| entry.hold == Some(fence)) else {
                 continue;
             };
             entry.was_lost = true;
-            let due = entry.due;
+            entry.losses = entry.losses.saturating_add(1);
+            let pause = FIRST_PAUSE * 2_u32.saturating_pow(entry.losses.saturating_sub(2)).min(LONGEST_PAUSE);
+            let (due, losses) = (if entry.losses > 1 { now.plus(pause) } else { entry.due }, entry.losses);
             self.free(sequence, due);
+            if let Some(entry) = self.entries.get_mut(&sequence) {
+                entry.losses = losses;
+            }
         }
     }
 

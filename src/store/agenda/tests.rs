@@ -16,6 +16,9 @@ struct Known {
     is_over: bool,
     /// Its last holder vanished, and nobody was told yet.
     is_lost: bool,
+    /// Its last holder vanished, and nobody has noticed.
+    is_lapsed: bool,
+    losses: u32,
     /// Nobody has begun to read it.
     is_fresh: bool,
     /// It is being read for the first time.
@@ -79,7 +82,7 @@ impl Model {
 
     /// Whether another event of its account runs, or comes before it (G5).
     fn is_held_up(&self, index: usize) -> bool {
-        self.of_the_same_account(index).any(|(other, event)| other < index || event.held.is_some())
+        self.of_the_same_account(index).any(|(other, event)| other < index || event.held.is_some() || event.is_lapsed)
     }
 
     /// Whether an earlier event is being read that may be of any account.
@@ -90,7 +93,8 @@ impl Model {
     /// What must be claimed next: of all that is due and not held up, what has been due longest.
     fn next(&self) -> Option<usize> {
         let free = self.events.iter().enumerate().filter(|(index, event)| {
-            let is_free = !event.is_over && event.held.is_none() && event.due <= at(self.now).monotonic;
+            let is_free =
+                !event.is_over && event.held.is_none() && !event.is_lapsed && event.due <= at(self.now).monotonic;
             let waits = event.record.state == State::Fetched && event.record.account.is_some();
             is_free && !self.is_held_up(*index) && !(waits && self.is_behind(*index))
         });
@@ -101,6 +105,20 @@ impl Model {
     fn pick(&self, choice: usize) -> Option<usize> {
         let held: Vec<_> = (0..self.events.len()).filter(|index| self.events[*index].held.is_some()).collect();
         (!held.is_empty()).then(|| held[choice % held.len()])
+    }
+
+    /// What was let go of without a word is noticed: free at once the first time, and ever later if it happens again.
+    fn notice_lapsed(&mut self) {
+        let now = at(self.now).monotonic;
+        for event in self.events.iter_mut().filter(|event| event.is_lapsed) {
+            event.is_lapsed = false;
+            event.is_lost = true;
+            event.is_being_read = false;
+            event.losses += 1;
+            if event.losses > 1 {
+                event.due = now.plus(Duration::from_secs(1 << (event.losses - 2).min(6)));
+            }
+        }
     }
 
     /// Its holder lets go of an event.
@@ -126,10 +144,11 @@ proptest! {
                     agenda.add(model.events.len() as Sequence, &record, now);
                     model.events.push(Known {
                         record, held: None, due: now.monotonic, is_over: false, is_fresh: true, is_being_read: false,
-                        is_lost: false,
+                        is_lost: false, is_lapsed: false, losses: 0,
                     });
                 }
                 Action::Claim => {
+                    model.notice_lapsed();
                     let claimed = agenda.claim(now.monotonic, &[]);
                     let expected = model.next();
                     let sequence = claimed.as_ref().map(|claimed| claimed.sequence);
@@ -143,7 +162,9 @@ proptest! {
                 }
                 Action::Read(choice, account) => {
                     let Some(index) = model.pick(choice) else { continue };
+                    model.notice_lapsed();
                     let event = &mut model.events[index];
+                    event.losses = 0;
                     // Another step of one that is read already: it goes on, and so does one of no account.
                     let joins = event.record.account.is_none() && account.is_some();
                     event.record.state = State::Fetched;
@@ -168,6 +189,7 @@ proptest! {
                 Action::Retry(choice, wait) => {
                     let Some(index) = model.pick(choice) else { continue };
                     let event = &mut model.events[index];
+                    event.losses = 0;
                     let wait = Duration::from_secs(wait.into());
                     (event.record.updated_at, event.record.due) = (now.wall, now.wall.plus(wait));
                     event.due = now.monotonic.plus(wait);
@@ -182,11 +204,14 @@ proptest! {
                 }
                 Action::Vanish(choice) => {
                     let Some(index) = model.pick(choice) else { continue };
-                    model.events[index].is_lost = true;
+                    let is_being_read = model.events[index].is_being_read;
                     drop(model.let_go(index));
+                    model.events[index].is_lapsed = true;
+                    model.events[index].is_being_read = is_being_read;
                 }
                 Action::Hasten(choice) => {
                     let Some(index) = choice.checked_rem(model.events.len()) else { continue };
+                    model.notice_lapsed();
                     agenda.hasten(index as Sequence, now.monotonic);
                     let event = &mut model.events[index];
                     if !event.is_over && event.held.is_none() {
@@ -200,7 +225,7 @@ proptest! {
                     for (sequence, event) in (0..).zip(&mut model.events) {
                         event.held = None;
                         event.is_being_read = false;
-                        event.is_lost = false;
+                        (event.is_lost, event.is_lapsed, event.losses) = (false, false, 0);
                         event.is_fresh = event.record.state == State::Received;
                         // What was waited by the clock on the wall, as far as that can be: never longer than was to be.
                         event.due = event.record.due_from(now);

@@ -105,12 +105,15 @@ impl SledStore {
         let failure = Arc::new(OnceLock::new());
         let waiting_to = Arc::new(AtomicU64::new(0));
         let (writes, waiting) = mpsc::channel(QUEUE);
+        // One that cannot be read is found by retention, which says so.
+        let seen = noted_retention(&tree).ok().flatten().map(|retention| retention.reached());
         let thread = Writer {
             db,
             tree: tree.clone(),
             index: index_writer,
             log: Some(log),
             next,
+            seen,
             waiting_to: Arc::clone(&waiting_to),
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
@@ -238,6 +241,7 @@ impl EventStore for SledStore {
             };
             // It would be in the way of all others for ever. It stays where it is, held by nobody.
             lease.end();
+            lock(&self.agenda).remove(sequence);
             tracing::error!(number = sequence, %error, "an event is left alone until it can be read");
         }
     }
@@ -287,11 +291,7 @@ impl EventStore for SledStore {
     }
 
     async fn retention(&self) -> Result<Option<Retention>, StoreError> {
-        let noted = self.tree.get(RETENTION_KEY).map_err(failed)?;
-        noted
-            .map(|noted| serde_json::from_slice(&noted))
-            .transpose()
-            .map_err(|error| StoreError::Unreadable(error.to_string()))
+        noted_retention(&self.tree)
     }
 
     async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
@@ -430,6 +430,12 @@ fn find(
     let Some(sequence) = place else { return Ok(None) };
     let record = stored_record(tree, sequence)?.filter(|record| record.id == id);
     Ok(record.map(|record| (sequence, record)))
+}
+
+fn noted_retention(tree: &Tree) -> Result<Option<Retention>, StoreError> {
+    let noted = tree.get(RETENTION_KEY).map_err(failed)?;
+    let retention = noted.map(|noted| serde_json::from_slice(&noted)).transpose();
+    retention.map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
 fn lock(agenda: &Mutex<Agenda>) -> MutexGuard<'_, Agenda> {

@@ -120,6 +120,7 @@ impl Writer {
         self.check_claim(&claim)?;
         let (change, body) = settlement.into_change();
         let account = claim.record.apply(change, now)?;
+        claim.record.note_seen(self.seen);
         let encoded = codec::encode(&claim.record)?;
         self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
         if let Some(body) = body {
@@ -167,6 +168,7 @@ impl Writer {
         let mut record = EventRecord::clone(&record);
         let was_unfinished = record.state.is_unfinished();
         let account = record.apply_amendment(amendment.into(), now)?;
+        record.note_seen(self.seen);
         let encoded = codec::encode(&record)?;
         self.leave_account(group, sequence, &record.integration, account)?;
         if was_unfinished && !lock(&self.agenda).seize(sequence) {

@@ -15,7 +15,7 @@ const LOOKED_AT: usize = 512;
 
 /// Whether an event may be removed for its age.
 pub(super) fn is_old(record: &EventRecord, moment: Timestamp) -> bool {
-    record.state == State::Done && record.updated_at < moment
+    record.is_done_since_before(moment)
 }
 
 /// A walk over all that has ended, from the oldest on, some records at a time.

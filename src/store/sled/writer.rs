@@ -55,6 +55,8 @@ pub(super) struct Writer {
     /// What is synced after each flush; nothing in tests whose flushes are to reach nothing.
     pub(super) log: Option<Log>,
     pub(super) next: Sequence,
+    /// Up to when the store's time has come, as retention has noted it.
+    pub(super) seen: Option<Timestamp>,
     /// Up to here retention has found nothing that is done, but only what waits for somebody.
     pub(super) waiting_to: Arc<AtomicU64>,
     pub(super) agenda: Arc<Mutex<Agenda>>,
@@ -216,6 +218,7 @@ impl Writer {
                 group.prepare(reply, |group| self.prepare_prune(group, &found, moment));
             }
             Write::Retention(retention, reply) => {
+                self.seen = Some(retention.reached());
                 group.prepare(reply, |group| prepare_retention(group, retention));
             }
             #[cfg(test)]
@@ -279,6 +282,7 @@ mod tests {
             index: IndexWriter::open(&store.tree, Sizes::default()).expect("opens"),
             log: None,
             next: next_sequence(&store.tree).expect("a number"),
+            seen: None,
             waiting_to: Arc::default(),
             agenda: Arc::clone(&store.agenda),
             changed: Arc::default(),
