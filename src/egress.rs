@@ -15,6 +15,8 @@ use self::content_encoding::{ACCEPTED, Fault, unpacked};
 use crate::config;
 use crate::event::BaseUrl;
 
+/// How a gzip document begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Idle connections that are kept open to one host.
 const IDLE_CONNECTIONS: usize = 64;
 
@@ -68,6 +70,8 @@ pub enum EgressError {
         host: String,
         /// What is read at most.
         limit: usize,
+        /// What was read of it.
+        received: Received,
     },
     /// The answer is not packed as it says, or as nobody asked for.
     #[error("{host} {problem}")]
@@ -76,7 +80,20 @@ pub enum EgressError {
         host: String,
         /// What it says, and what is wrong with that.
         problem: String,
+        /// The answer as it arrived.
+        received: Received,
     },
+}
+
+/// The bytes of an answer that is of no use as it is. They may hold persons, so they are shown where an operator asks for
+/// them, and in no error.
+#[derive(Clone)]
+pub struct Received(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl Egress {
@@ -152,19 +169,22 @@ impl Egress {
         let mut response = Response::new(Vec::new());
         *response.status_mut() = answer.status();
         *response.headers_mut() = std::mem::take(answer.headers_mut());
-        let too_large = |host| EgressError::TooLarge { host, limit: self.max_response };
+        let too_large =
+            |host, bytes| EgressError::TooLarge { host, limit: self.max_response, received: Received(bytes) };
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&error))? {
             if bytes.len() + chunk.len() > self.max_response {
-                return Err(too_large(host));
+                return Err(too_large(host, bytes));
             }
             bytes.extend_from_slice(&chunk);
         }
+        let is_packed = response.headers().contains_key(CONTENT_ENCODING) || bytes.starts_with(&GZIP);
+        let arrived = if is_packed { bytes.clone() } else { Vec::new() };
         *response.body_mut() = match unpacked(response.headers(), bytes, self.max_response) {
             Ok(content) => content,
-            Err(Fault::TooLarge) => return Err(too_large(host)),
+            Err(Fault::TooLarge) => return Err(too_large(host, arrived)),
             Err(Fault::Encoding(problem)) if response.status().is_success() && !is_status_only => {
-                return Err(EgressError::Encoding { host, problem });
+                return Err(EgressError::Encoding { host, problem, received: Received(arrived) });
             }
             Err(Fault::Encoding(_)) => Vec::new(),
         };

@@ -15,6 +15,8 @@ const fn is_hidden(c: char) -> bool {
         '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}'
         // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
         | '\u{ad}' | '\u{61c}' | '\u{180e}'
+        // Letters that are blank: grapheme joiner, fillers of Hangul, Khmer's inherent vowels, empty Braille.
+        | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
         // Zero-width characters and directional marks; line and paragraph separator, embeddings and overrides.
         | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         // Word joiner, invisible operators, isolates, deprecated format characters.
@@ -76,7 +78,7 @@ mod tests {
     /// Every character that some terminal, or a reader's eye, takes for something else.
     fn hidden() -> impl Iterator<Item = char> {
         let named = "\u{ad}\u{61c}\u{180e}\u{200b}\u{200d}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\
-                     \u{206f}\u{feff}\u{fff9}\u{e0001}\u{e007f}";
+                     \u{206f}\u{feff}\u{fff9}\u{e0001}\u{e007f}\u{34f}\u{115f}\u{1160}\u{2800}\u{3164}\u{ffa0}";
         ('\u{0}'..='\u{10ffff}').filter(|c| c.is_control()).chain(named.chars())
     }
 

@@ -81,10 +81,14 @@ pub(crate) fn start(log: &Log) {
 }
 
 fn filter(level: &str) -> EnvFilter {
-    // A plain level is meant for Doorbell; actix's own word at it is that its threads start, and an error for every request
-    // that is none, which anybody may send.
-    let directives =
-        if level.contains(['=', ',']) { level.to_owned() } else { format!("{level},actix_server=warn,actix_http=off") };
+    // A level is meant for Doorbell, and so is a filter that does not name these; actix's own word at it is that its threads
+    // start, and an error for every request that is none, which anybody may send.
+    let mut directives = level.to_owned();
+    for (library, most) in [("actix_server", "warn"), ("actix_http", "off")] {
+        if !level.contains(library) {
+            directives = format!("{directives},{library}={most}");
+        }
+    }
     EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
@@ -193,6 +197,15 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_lets_strangers_fill_the_log_no_more_than_a_level_does() {
+        for level in ["info", "info,doorbell::deliver=debug", "warn,doorbell=info"] {
+            let filter = filter(level).to_string();
+            assert!(filter.contains("actix_http=off"), "{level}: {filter}");
+        }
+        assert!(filter("info,actix_http=error").to_string().contains("actix_http=error"), "unless it is asked for");
+    }
 
     #[test]
     fn every_library_that_can_log_is_capped() {

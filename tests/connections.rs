@@ -379,3 +379,51 @@ async fn a_head_that_goes_on_and_on_takes_no_more_memory_than_the_largest_head_m
     let grown = resident(&process).saturating_sub(before);
     assert!(grown < 400 * 48, "{grown} KiB for 400 connections");
 }
+
+#[tokio::test]
+async fn strangers_who_send_slowly_take_no_turn_of_whoever_has_credentials() {
+    let (marketplace, receiver, _clock) = start("[server.limits]\nmax_requests_in_flight = 2").await;
+    let bearer = receiver.token().await;
+    let mut slow = Vec::new();
+    for (host, path) in (2..8).zip(["/oauth2/token", "//oauth2/token/"].into_iter().cycle()) {
+        let mut connection = connect_from(&format!("127.0.0.{host}"), &receiver.public).await;
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{FORM}Content-Length: 100\r\n\r\ng");
+        connection.write_all(head.as_bytes()).await.expect("sent");
+        slow.push(connection);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answer = notify(&Client::new(), &receiver.public, &bearer, "/create", &marketplace.order("1")).await;
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    assert_eq!(receiver.app.refusals().count(Excess::RequestsInFlight), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_follow_one_another_before_any_answer_is_read_take_little_memory() {
+    let resident = |process: &Process| -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("its memory");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+    };
+    let (directory, marketplace) = (tempfile::tempdir().expect("a directory"), Marketplace::start().await);
+    let process = serve_with_files(&marketplace, directory.path(), "-Sn 256", "max_connections_per_address = 1000");
+    let before = resident(&process);
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        connections.push(connect(&process.public).await);
+    }
+    let requests = "G / HTTP/1.1\r\nHost:\r\n\r\n".repeat(5000);
+    for _ in 0..200 {
+        for connection in &connections {
+            // No further than the network takes it; what is cut off is no request, and the connection is over.
+            let _ = connection.try_write(requests.as_bytes());
+        }
+    }
+    let client = Client::new();
+    let answer = client.get(format!("{}/health/ready", process.public)).send().await.expect("answers");
+    assert_eq!(answer.status(), StatusCode::OK);
+    drop(connections);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let grown = resident(&process).saturating_sub(before);
+    assert!(grown < 100 * 256, "{grown} KiB for 100 connections");
+}

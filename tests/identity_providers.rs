@@ -662,3 +662,43 @@ async fn a_token_is_taken_by_whichever_kind_vouches_for_it() {
     .await;
     assert_eq!(keys, json!({"keys": []}));
 }
+
+#[tokio::test]
+async fn answers_about_tokens_that_are_nearly_right_are_answers() {
+    let scene = start(INTROSPECTION).await;
+    let (before, after) = (scene.clock.now().as_seconds() - 60, scene.clock.now().as_seconds() + 3600);
+    for (number, (says, status)) in [
+        (json!({"active": "true", "client_id": "market"}), 202),
+        (json!({"active": true, "client_id": "market", "exp": after.to_string(), "nbf": before.to_string()}), 202),
+        (json!({"active": true, "client_id": "market", "exp": null}), 202),
+        (json!({"active": "false"}), 401),
+        (json!({"active": true, "client_id": "market", "exp": before.to_string()}), 401),
+        (json!({"active": true, "client_id": "market", "exp": "soon"}), 503),
+        (json!({"active": 1, "client_id": "market"}), 503),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = number.to_string();
+        scene.provider.with(|books| books.tokens.insert(token.clone(), says.clone()));
+        assert_eq!(scene.status(&token).await, status, "{says}");
+    }
+}
+
+#[tokio::test]
+async fn an_identity_provider_that_compares_our_secret_raw_is_asked_with_it_raw() {
+    let with = INTROSPECTION.replace("door:bell", "doorbell");
+    let scene = start(&with).await;
+    // "doorbell:s3cret&"
+    let raw = "Basic ZG9vcmJlbGw6czNjcmV0Jg==";
+    scene.provider.with(|books| {
+        books.wants = Some(raw.to_owned());
+        for token in ["one", "two"] {
+            books.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
+        }
+    });
+    for token in ["one", "two"] {
+        assert_eq!(scene.status(token).await, 202);
+    }
+    assert_eq!(scene.provider.with(|books| books.authorization.iter().filter(|shown| *shown != raw).count()), 1);
+}

@@ -469,7 +469,10 @@ async fn a_wrong_set_up_at_the_marketplace_is_logged_by_name_with_what_to_change
 async fn no_credential_in_a_query_is_kept_or_shown() {
     let (marketplace, receiver) = start().await;
     let bearer = receiver.token().await;
-    let url = format!("{}?Access-Token=s3cret1", marketplace.order("1"));
+    let url = format!(
+        "{}?Access-Token=s3cret1&eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.s3cret&sig2=s3cret6",
+        marketplace.order("1")
+    );
     let query = format!(
         "eventUrl={}&TOKEN=s3cret2&x-api-key=s3cret3&sig=s3cret4&back=https%3A%2F%2Fp%2F%3Fpwd%3Ds3cret5&applicationUuid=06ea7f9d",
         encoded(&url)

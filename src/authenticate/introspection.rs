@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
@@ -57,6 +59,10 @@ pub(super) struct Introspector {
     integration: usize,
     url: Endpoint,
     authorization: String,
+    /// The same with the credentials as they are, where that differs: what an identity provider wants that compares them raw.
+    raw: Option<String>,
+    /// Whether that is how they were taken last.
+    is_raw: AtomicBool,
     rules: Rules,
     egress: Egress,
     clock: Arc<dyn Clock>,
@@ -89,9 +95,20 @@ struct Good {
 
 #[derive(Deserialize)]
 struct Answer {
+    #[serde(deserialize_with = "flag")]
     active: bool,
     #[serde(flatten)]
     claims: Claims,
+}
+
+/// Yes or no, as such or as text.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Bool(flag) => Ok(flag),
+        serde_json::Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+        serde_json::Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+        _ => Err(D::Error::custom("neither yes nor no")),
+    }
 }
 
 impl Introspector {
@@ -104,10 +121,15 @@ impl Introspector {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let (id, secret) = (&introspection.introspection_client_id, &introspection.introspection_client_secret);
         let credentials = format!("{}:{}", encoded(id), encoded(secret.expose()));
+        let as_they_are = format!("{id}:{}", secret.expose());
+        let raw = (as_they_are != credentials && !id.contains(':'))
+            .then(|| format!("Basic {}", STANDARD.encode(&as_they_are)));
         let url = introspection.introspection_url.clone();
         Ok(Self {
             integration,
             authorization: format!("Basic {}", STANDARD.encode(credentials)),
+            raw,
+            is_raw: AtomicBool::new(false),
             rules: Rules {
                 client_id: introspection.client_id.clone(),
                 client_id_claim: introspection.client_id_claim,
@@ -250,18 +272,31 @@ impl Introspector {
             .append_pair("token", token)
             .append_pair("token_type_hint", "access_token")
             .finish();
-        let request = Request::post(self.url.as_str())
-            .header(AUTHORIZATION, &self.authorization)
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form.into_bytes())
-            .map_err(|error| error.to_string())?;
-        let answer = self.egress.call(request).await.map_err(|error| error.to_string())?;
+        let is_raw = self.is_raw.load(Ordering::Relaxed);
+        let mut answer = self.ask_as(&form, is_raw).await?;
+        if answer.status() == http::StatusCode::UNAUTHORIZED && self.raw.is_some() {
+            answer = self.ask_as(&form, !is_raw).await?;
+            if answer.status() == http::StatusCode::OK {
+                self.is_raw.store(!is_raw, Ordering::Relaxed);
+            }
+        }
         if answer.status() != http::StatusCode::OK {
             return Err(format!("it answered {}", answer.status()));
         }
         // The parser's words could quote the answer, which is not ours to show.
-        serde_json::from_slice(answer.body()).map_err(|_| "its answer is not one of RFC 7662".to_owned())
+        let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
+        serde_json::from_slice(body).map_err(|_| "its answer is not one of RFC 7662".to_owned())
+    }
+
+    async fn ask_as(&self, form: &str, is_raw: bool) -> Result<http::Response<Vec<u8>>, String> {
+        let authorization = self.raw.as_ref().filter(|_| is_raw).unwrap_or(&self.authorization);
+        let request = Request::post(self.url.as_str())
+            .header(AUTHORIZATION, authorization)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.as_bytes().to_vec())
+            .map_err(|error| error.to_string())?;
+        self.egress.call(request).await.map_err(|error| error.to_string())
     }
 
     /// Strangers can bring this about as often as they like.

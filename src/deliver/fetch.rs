@@ -23,7 +23,12 @@ pub(super) struct Read {
 /// Reads the event from its marketplace.
 pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Result<Read, StageError> {
     let fetched = marketplace.fetch(url).await.map_err(|error| {
-        StageError::transient_after(format!("the event could not be read: {error}"), error.retry_after())
+        let (reason, retry_after) = (format!("the event could not be read: {error}"), error.retry_after());
+        // An answer that is packed wrongly, or too large, is a body that nobody can read like any other.
+        match error.into_received() {
+            Some(bytes) => unreadable(reason, Body { bytes, charset: None }),
+            None => StageError::transient_after(reason, retry_after),
+        }
     })?;
     match fetched {
         Fetched::Body { bytes, content_type } => {
@@ -42,11 +47,14 @@ pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Re
 pub(super) fn understand(body: Body) -> Result<Read, StageError> {
     match Event::read(&body.bytes, body.charset.as_deref()) {
         Ok(event) => Ok(Read { body, event }),
-        Err(error) => {
-            let mut hasher = DefaultHasher::new();
-            body.bytes.hash(&mut hasher);
-            let cause = format!("unreadable {:016x}", hasher.finish());
-            Err(StageError::until_it_lasts(error.to_string(), cause, UNREADABLE_FOR, Ending::Dead).with_body(body))
-        }
+        Err(error) => Err(unreadable(error.to_string(), body)),
     }
+}
+
+/// The failure to read a body, which is believed when the same bytes come again and again.
+fn unreadable(reason: String, body: Body) -> StageError {
+    let mut hasher = DefaultHasher::new();
+    body.bytes.hash(&mut hasher);
+    let cause = format!("unreadable {:016x}", hasher.finish());
+    StageError::until_it_lasts(reason, cause, UNREADABLE_FOR, Ending::Dead).with_body(body)
 }

@@ -66,6 +66,7 @@ pub(super) struct Run<T> {
     /// `None` if it was stopped.
     pub(super) ended: JoinHandle<Option<T>>,
     stop: Option<DropGuard>,
+    is_apart: bool,
     event: EventId,
     unended: Arc<Unended>,
 }
@@ -77,8 +78,10 @@ impl<T> Run<T> {
             run.was_stopped = true;
         }
         self.stop = None;
-        // Takes it out of the queue if there was no thread for it yet.
-        self.ended.abort();
+        if self.is_apart {
+            // Takes it out of the queue if there was no thread for it yet.
+            self.ended.abort();
+        }
     }
 }
 
@@ -148,7 +151,8 @@ impl HandlerThreads {
                 runtime.spawn_blocking(move || handle.block_on(run))
             }
         };
-        Ok(Run { ended, stop: Some(stop.drop_guard()), event, unended: Arc::clone(&self.unended) })
+        let is_apart = matches!(self.place, Place::Apart(_));
+        Ok(Run { ended, stop: Some(stop.drop_guard()), is_apart, event, unended: Arc::clone(&self.unended) })
     }
 
     fn remember(&self, event: EventId, account: Option<AccountName>) -> Result<Unfinished, NotBegun> {

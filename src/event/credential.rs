@@ -42,14 +42,14 @@ const WHOLE: [&str; 6] = ["code", "authcode", "verifier", "codeverifier", "ticke
 /// Generous on purpose. What is left out is an odd parameter that nobody asked for; what is kept is on the disk for
 /// as long as the event, and everybody sees it who may see events (G11).
 pub(super) fn is_credential(name: &str, value: &str) -> bool {
-    is_name_of_one(name) || is_token(value) || holds_one(value)
+    is_name_of_one(name) || is_token(name) || is_token(value) || holds_one(value)
 }
 
 fn is_name_of_one(name: &str) -> bool {
     let words = words(name);
     let joined = words.concat();
     TELLING.iter().any(|telling| joined.contains(telling))
-        || words.iter().any(|word| TELLING_ALONE.contains(&word.as_str()))
+        || words.iter().any(|word| TELLING_ALONE.contains(&word.trim_end_matches(|c: char| c.is_numeric())))
         || WHOLE.contains(&joined.as_str())
 }
 

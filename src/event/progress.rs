@@ -447,11 +447,6 @@ impl EventRecord {
     /// already keeps its place among others that are.
     #[must_use]
     pub fn due_from(&self, now: Now) -> Moment {
-        // What was never tried is due since it was received, so all of that keeps the order of receipt, whatever clock it
-        // was received by.
-        if self.state == State::Received && self.attempts == 0 && now.wall != self.due {
-            return now.monotonic;
-        }
         if self.due > now.wall {
             now.monotonic.plus(self.due.since(now.wall).min(self.wait()))
         } else {

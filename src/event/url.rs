@@ -320,7 +320,8 @@ pub fn shown_event_url(event_url: &str) -> Cow<'_, str> {
         .split('&')
         .map(|pair| {
             if is_secret(pair) {
-                format!("{}=[not shown]", pair.split('=').next().unwrap_or_default()).into()
+                // What stands without a name is the credential itself.
+                pair.split_once('=').map_or("[not shown]".into(), |(name, _)| format!("{name}=[not shown]").into())
             } else {
                 pair.into()
             }
@@ -415,14 +416,17 @@ mod tests {
             ("ftp://market.example/events/1", E::NotAbsolute),
             ("https:/market.example/events/1", E::NotAbsolute),
             ("https://market.example:99999/events/1", E::NotAbsolute),
-            ("http://market.example/events/1", foreign("http://market.example")),
-            ("https://evil.example/events/1", foreign("https://evil.example")),
-            ("https://market.example.evil.example/events/1", foreign("https://market.example.evil.example")),
-            ("https://market.example:8443/events/1", foreign("https://market.example:8443")),
-            ("http://127.0.0.1/events/1", foreign("http://127.0.0.1")),
-            ("http://localhost:8090/events/1", foreign("http://localhost:8090")),
-            ("https://shared.example:8443/other/events/1", foreign("https://shared.example:8443")),
-            ("https://shared.example:8443/storefront/events/1", foreign("https://shared.example:8443")),
+            ("http://market.example/events/1", foreign("http://market.example/events/1")),
+            ("https://evil.example/events/1", foreign("https://evil.example/events/1")),
+            ("https://market.example.evil.example/events/1", foreign("https://market.example.evil.example/events/1")),
+            ("https://market.example:8443/events/1", foreign("https://market.example:8443/events/1")),
+            ("http://127.0.0.1/events/1", foreign("http://127.0.0.1/events/1")),
+            ("http://localhost:8090/events/1", foreign("http://localhost:8090/events/1")),
+            ("https://shared.example:8443/other/events/1", foreign("https://shared.example:8443/other/events/1")),
+            (
+                "https://shared.example:8443/storefront/events/1",
+                foreign("https://shared.example:8443/storefront/events/1"),
+            ),
             ("https://market.example@evil.example/events/1", E::UserInfo),
             ("https://user:pass@market.example/events/1", E::UserInfo),
             ("https://evil.example\\@market.example/events/1", E::Character('\\')),

@@ -19,6 +19,10 @@ use crate::clock::{Clock, Moment};
 /// How long what a client still sends is read and thrown away after the last answer, so that it gets to read that.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// How much is read before the protocol looks at it, in bytes. It decodes all that it has, and what it decodes takes some
+/// fifty times as much memory as it took bytes; so few requests ever wait behind the one that is worked on.
+pub(super) const READ_AT_ONCE: usize = 2048;
+
 /// How much is taken from one connection, and how long.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionTimes {
@@ -62,8 +66,10 @@ pub(super) struct Connection {
     head_bytes: Cell<usize>,
     /// How many more bytes are read before a request or an answer has to be complete.
     budget: Cell<usize>,
-    /// Whether reading has stopped for want of budget.
+    /// Whether reading has stopped until the present request is answered.
     is_throttled: Cell<bool>,
+    /// Whether as much as is read at once was read, and not looked at yet.
+    is_full: Cell<bool>,
     /// Whether a request is worked on.
     is_handling: Cell<bool>,
     body: Cell<Body>,
@@ -96,6 +102,7 @@ impl Connection {
             permit,
             head_bytes: Cell::new(0),
             is_throttled: Cell::new(false),
+            is_full: Cell::new(false),
             is_handling: Cell::new(false),
             body: Cell::new(Body::Complete),
             blocked_since: Cell::new(None),
@@ -179,6 +186,14 @@ impl Connection {
         if self.is_ending.get() {
             return Budget::End;
         }
+        if self.is_full.take() {
+            return Budget::Again;
+        }
+        // What comes now belongs to the next request: it waits in the network.
+        if self.is_handling.get() && self.body.get() == Body::Complete {
+            self.is_throttled.set(true);
+            return Budget::Later;
+        }
         match self.budget.get() {
             0 if self.is_handling.get() => {
                 if self.body.get() == Body::Incomplete {
@@ -194,13 +209,14 @@ impl Connection {
                 self.say_farewell(Excess::Headers);
                 Budget::End
             }
-            bytes => Budget::Bytes(bytes),
+            bytes => Budget::Bytes(bytes.min(READ_AT_ONCE)),
         }
     }
 
     /// Bytes arrived.
     pub(super) fn read(&self, bytes: &[u8]) {
         self.budget.set(self.budget.get().saturating_sub(bytes.len()));
+        self.is_full.set(bytes.len() >= READ_AT_ONCE);
         if self.is_handling.get() {
             return;
         }

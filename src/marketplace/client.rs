@@ -74,6 +74,17 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The answer that came and was of no use as it is, if one did.
+    #[must_use]
+    pub fn into_received(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Egress(EgressError::TooLarge { received, .. } | EgressError::Encoding { received, .. }) => {
+                Some(received.0)
+            }
+            Self::Token { .. } | Self::Egress(_) | Self::Status { .. } => None,
+        }
+    }
+
     pub(super) const fn token(reason: String, retry_after: Option<Duration>) -> Self {
         Self::Token { reason, retry_after }
     }

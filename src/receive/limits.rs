@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, web};
@@ -27,7 +28,7 @@ pub(super) struct Threshold {
 }
 
 /// One request, counted as long as it is being answered.
-struct Turn<'a>(&'a AtomicUsize);
+pub(super) struct Turn<'a>(&'a AtomicUsize);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
@@ -100,7 +101,7 @@ impl Threshold {
     }
 
     /// A turn for one more request, if there is one.
-    fn enter(&self) -> Option<Turn<'_>> {
+    pub(super) fn enter(&self) -> Option<Turn<'_>> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let turn = Turn(&self.in_flight);
         (before < self.limits.max_requests_in_flight).then_some(turn)
@@ -133,9 +134,14 @@ pub(super) async fn keep(
         let refusal = threshold.refuse(excess, request.request());
         return Ok(closing(request.error_response(refusal)));
     }
+    let path = request.match_info().as_str();
     // A receiver that is busy is no receiver that is ill.
-    let is_health = request.path().ends_with("/health/live") || request.path().ends_with("/health/ready");
+    let is_health = path.ends_with("/health/live") || path.ends_with("/health/ready");
+    // Where a body is read, the request is at its sender's pace until it is whole, and takes its turn then: else
+    // strangers who send slowly would have all turns. How many may do so the limits of connections say.
+    let is_read_first = request.method() == Method::POST && path.ends_with("/oauth2/token");
     let _turn = match threshold.enter() {
+        _ if is_read_first => None,
         Some(turn) => Some(turn),
         None if is_health => None,
         None => {

@@ -23,6 +23,8 @@ const RESULT_PATIENCE: Duration = Duration::from_secs(4);
 /// that anybody had it (G4). The marketplace has made use of it by then, and says so.
 const HANDED_OVER_AT_LEAST: Duration = Duration::from_secs(10);
 const HANDED_OVER_SPREAD_MILLIS: u64 = 20_000;
+/// How long the store may take to record: a marketplace that waits longer has gone, and one that is told rings again.
+const RECORD_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a URL for several types waits for the body to tell what was notified.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of a path is logged, in characters.
@@ -175,7 +177,14 @@ impl Door {
         }
         let id = notification.id();
         let watch = may_wait.then(|| self.store.watch(id));
-        let recorded = self.store.record(&notification, now).await.inspect_err(|error| {
+        // What is recorded after that is worked all the same; no 2xx was promised for it.
+        let recorded = tokio::select! {
+            recorded = self.store.record(&notification, now) => recorded,
+            () = self.clock.sleep(RECORD_PATIENCE) => {
+                Err(StoreError::Unavailable("it does not write in time".to_owned()))
+            }
+        };
+        let recorded = recorded.inspect_err(|error| {
             tracing::error!(event.id = %id, %error, "notification not recorded");
         })?;
         let words = match recorded {

@@ -63,6 +63,7 @@ pub(super) async fn issue(
         return Ok(answer::no_such_route(&request));
     }
     let body = read_body(&door, &request, payload).await?;
+    let _turn = door.threshold.enter().ok_or_else(|| door.threshold.refuse(Excess::RequestsInFlight, &request))?;
     let issued = read_form(&request, &body).and_then(|form| {
         let credentials = credentials(&request, &form)?;
         match form.grant_type.as_deref() {

@@ -47,6 +47,8 @@ pub struct Books {
     pub hanging: usize,
     /// Told when those that hang are to look again.
     pub looked_at: tokio::sync::watch::Sender<()>,
+    /// The only credentials that introspection may be asked with.
+    pub wants: Option<String>,
     /// Credentials that introspection was asked with.
     pub authorization: Vec<String>,
 }
@@ -140,6 +142,9 @@ async fn introspect(
     let mut books = books.lock().expect("unpoisoned");
     let authorization = request.headers().get("authorization").and_then(|header| header.to_str().ok());
     books.authorization.extend(authorization.map(str::to_owned));
+    if books.wants.is_some() && books.wants.as_deref() != authorization {
+        return HttpResponse::Unauthorized().finish();
+    }
     out_of_service(&books).unwrap_or_else(|| {
         HttpResponse::Ok().json(books.tokens.get(&form["token"]).unwrap_or(&json!({"active": false})))
     })

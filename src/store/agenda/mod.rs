@@ -37,6 +37,8 @@ pub(super) struct Agenda {
     sequences: HashMap<EventId, Sequence>,
     lanes: Vec<Lane>,
     lapsed: Arc<Lapsed>,
+    /// When the latest event that was restored and never tried is due.
+    untried_to: Option<Moment>,
     accounts: HashMap<AccountKey, Queue>,
     last_fence: u64,
 }
@@ -89,10 +91,26 @@ impl Agenda {
 
     /// Puts an unfinished event up for claiming.
     pub(super) fn add(&mut self, sequence: Sequence, event: &EventRecord, now: Now) {
+        self.put_up(sequence, event, event.due_from(now));
+    }
+
+    /// The same for an event that the last process left, in the order of receipt.
+    ///
+    /// One that was never tried is due no earlier than those before it: the clock may have been set back between them,
+    /// and what was received later must not be read first (G5).
+    pub(super) fn restore(&mut self, sequence: Sequence, event: &EventRecord, now: Now) {
+        let mut due = event.due_from(now);
+        if Stage::of(event) == Stage::FirstReading {
+            due = due.max(self.untried_to.unwrap_or(due));
+            self.untried_to = Some(due);
+        }
+        self.put_up(sequence, event, due);
+    }
+
+    fn put_up(&mut self, sequence: Sequence, event: &EventRecord, due: Moment) {
         self.sequences.insert(event.id, sequence);
         let lane = self.lane(&event.marketplace);
         let stage = Stage::of(event);
-        let due = event.due_from(now);
         let entry = Entry { id: event.id, lane, due, account: None, hold: None, was_lost: false, losses: 0, stage };
         self.entries.insert(sequence, entry);
         if let Some(account) = account_of(event) {

@@ -192,6 +192,7 @@ proptest! {
                     event.losses = 0;
                     let wait = Duration::from_secs(wait.into());
                     (event.record.updated_at, event.record.due) = (now.wall, now.wall.plus(wait));
+                    event.record.attempts += 1;
                     event.due = now.monotonic.plus(wait);
                     agenda.free(index as Sequence, event.record.due_from(now));
                     model.let_go(index).end();
@@ -222,15 +223,20 @@ proptest! {
                 Action::Set(seconds) => model.set_to = Some(seconds),
                 Action::Restart => {
                     agenda = Agenda::new(agenda.last_fence, Arc::default());
+                    let mut untried_to = None;
                     for (sequence, event) in (0..).zip(&mut model.events) {
                         event.held = None;
                         event.is_being_read = false;
                         (event.is_lost, event.is_lapsed, event.losses) = (false, false, 0);
-                        event.is_fresh = event.record.state == State::Received;
+                        event.is_fresh = event.record.state == State::Received && event.record.attempts == 0;
                         // What was waited by the clock on the wall, as far as that can be: never longer than was to be.
                         event.due = event.record.due_from(now);
                         if !event.is_over {
-                            agenda.add(sequence, &event.record, now);
+                            if event.record.state == State::Received && event.record.attempts == 0 {
+                                event.due = event.due.max(untried_to.unwrap_or(event.due));
+                                untried_to = Some(event.due);
+                            }
+                            agenda.restore(sequence, &event.record, now);
                         }
                     }
                 }

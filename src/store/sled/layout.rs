@@ -194,7 +194,7 @@ pub(super) fn unfinished(tree: &Tree, now: Now, changed: Arc<Notify>) -> Result<
             tree.remove(in_progress).map_err(failed)?;
         } else {
             match codec::decode(&bytes) {
-                Ok(record) => agenda.add(sequence, &record, now),
+                Ok(record) => agenda.restore(sequence, &record, now),
                 Err(error) => {
                     unreadable += 1;
                     tracing::error!(number = sequence, %error, "an event in progress is left alone until it can be read");

@@ -228,11 +228,11 @@ impl Writer {
 
     /// Keeps the status that an event left its account in, if the index leads to the event for it.
     fn keep_status(&self, group: &mut Group, sequence: Sequence, record: &EventRecord) -> Result<(), StoreError> {
-        let (Some(account), Some(status)) = (&record.account, &record.status_on_success) else { return Ok(()) };
-        let name = Name::of_account(&record.integration, account);
+        let Some(AccountChange { account, status }) = record.account_effect() else { return Ok(()) };
+        let name = Name::of_account(&record.integration, &account);
         let standing = self.standing(group, name)?;
         if standing.is_some_and(|known| known.sequence == sequence && known.status.is_none()) {
-            let status = serde_json::to_vec(status).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+            let status = serde_json::to_vec(&status).map_err(|error| StoreError::Unreadable(error.to_string()))?;
             group.put(account_key(name), status);
         }
         Ok(())
