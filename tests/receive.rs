@@ -263,19 +263,35 @@ async fn a_token_of_one_integration_records_nothing_for_another() {
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
 }
 
-/// A store whose medium fails at every notification, and which panics when it is asked for work if no failure is named.
-struct Broken(MemoryStore, Option<StoreError>);
+/// A store that fails in one way.
+struct Broken(MemoryStore, Fault);
+
+enum Fault {
+    /// Its medium fails at every notification.
+    Medium(StoreError),
+    /// It never writes a notification.
+    Hangs,
+    /// It panics when it is asked for work.
+    PanicsAtClaim,
+    /// It panics when work has got further.
+    PanicsAtAdvance,
+}
 
 #[async_trait]
 impl EventStore for Broken {
-    async fn record(&self, _: &Notification, _: Now) -> Result<Recorded, StoreError> {
-        Err(self.1.clone().expect("a failure"))
+    async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError> {
+        match &self.1 {
+            Fault::Medium(error) => Err(error.clone()),
+            Fault::Hangs => std::future::pending().await,
+            Fault::PanicsAtClaim | Fault::PanicsAtAdvance => self.0.record(notification, now).await,
+        }
     }
     async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
-        assert!(self.1.is_some(), "a bug in the store");
+        assert!(!matches!(self.1, Fault::PanicsAtClaim), "a bug in the store");
         self.0.claim(now, busy).await
     }
     async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
+        assert!(!matches!(self.1, Fault::PanicsAtAdvance), "a bug in the store");
         self.0.advance(claim, step, now).await
     }
     async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
@@ -341,7 +357,10 @@ impl EventStore for Broken {
         self.0.use_nonce(nonce, until, now).await
     }
     async fn ready(&self) -> Result<(), StoreError> {
-        self.1.clone().map_or(Ok(()), Err)
+        match &self.1 {
+            Fault::Medium(error) => Err(error.clone()),
+            Fault::Hangs | Fault::PanicsAtClaim | Fault::PanicsAtAdvance => Ok(()),
+        }
     }
     fn durability(&self) -> Durability {
         self.0.durability()
@@ -352,7 +371,7 @@ impl EventStore for Broken {
 async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_listeners() {
     let marketplace = Marketplace::start().await;
     let configuration = configuration(&marketplace.base_url, "memory:");
-    let store = Arc::new(Broken(MemoryStore::new(), None));
+    let store = Arc::new(Broken(MemoryStore::new(), Fault::PanicsAtClaim));
     let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
     for listener in [&receiver.public, &receiver.admin] {
         let not_ready = async {
@@ -368,10 +387,39 @@ async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_li
 }
 
 #[tokio::test]
+async fn an_event_whose_work_panics_again_and_again_is_counted_and_dead_in_the_end() {
+    let marketplace = Marketplace::start().await;
+    let store = Arc::new(Broken(MemoryStore::new(), Fault::PanicsAtAdvance));
+    let text =
+        configuration(&marketplace.base_url, "memory:").replace("[\"10ms\"]", "[\"1ms\"]\ngive_up_after = \"1ms\"");
+    let receiver = Receiver::start_with(&text, store, Accept, Arc::new(SystemClock)).await;
+    receiver.notify("/create", &marketplace.order("1")).await;
+    let dead = receiver.until_state("dead").await;
+    assert!(dead["lastError"].as_str().expect("a reason").contains("ended without an outcome"), "{dead}");
+    assert!(dead["attempts"].as_u64() >= Some(2), "{dead}");
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_write_in_time_is_answered_503() {
+    let marketplace = Marketplace::start().await;
+    let store = Arc::new(Broken(MemoryStore::new(), Fault::Hangs));
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let text = configuration(&marketplace.base_url, "memory:");
+    let receiver = Receiver::start_with(&text, store, Accept, clock.clone()).await;
+    let url = marketplace.order("1");
+    let answer = tokio::select! {
+        answer = receiver.notify("/create", &url) => answer,
+        () = crate::support::let_time_pass(&clock) => unreachable!("time does not end"),
+    };
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_made_durable_is_answered_503_and_never_2xx() {
     let marketplace = Marketplace::start().await;
     for fault in [StoreError::Unavailable("disk 7 of array secret-array is full".into()), StoreError::Overloaded] {
-        let store = Arc::new(Broken(MemoryStore::new(), Some(fault)));
+        let store = Arc::new(Broken(MemoryStore::new(), Fault::Medium(fault)));
         let configuration = configuration(&marketplace.base_url, "memory:");
         let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
         let answer = receiver.notify("/create", &marketplace.order("1")).await;

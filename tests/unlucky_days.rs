@@ -440,11 +440,66 @@ async fn a_body_that_nobody_can_read_is_kept_and_shown_and_believed_when_it_stay
     }
 }
 
+#[tokio::test]
+async fn bodies_that_nobody_can_read_and_that_differ_are_not_believed() {
+    let scene = Scene::start("retry = [\"30s\"]", Accept).await;
+    let url = scene.marketplace.raw_event("1", b"<html>try later</html>");
+    scene.receiver.notify("/create", &url).await;
+    for attempt in 1..9 {
+        pass_time(&scene.receiver, &scene.clock, async || scene.event().await["attempts"] == attempt).await;
+        assert_eq!(scene.event().await["state"], "received", "after {attempt}");
+        let body = format!("<html>try later, request {attempt}</html>").into_bytes();
+        scene.marketplace.with(|books| books.events.get_mut("1").expect("there").body = body);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_packed_wrongly_or_too_large_is_kept_like_any_body_that_nobody_can_read() {
+    for (headers, bytes) in [
+        (vec![("Content-Encoding", "gzip")], b"{\"type\":\"SUBSCRIPTION_ORDER\"}".to_vec()),
+        (vec![("Content-Encoding", "br")], b"\x0b\x02\x80".to_vec()),
+        (vec![], vec![b' '; (1 << 20) + 1]),
+    ] {
+        let scene = Scene::start("retry = [\"5s\"]", Accept).await;
+        scene.marketplace.with(|books| {
+            let answer = Twist::Say(200, headers.clone(), bytes.clone());
+            books.read_twists.extend(std::iter::repeat_n(answer, 1000));
+        });
+        scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
+        let event = scene.until_state_in_time("dead").await;
+        assert!(event["attempts"].as_u64() < Some(30), "{}", event["lastError"]);
+        assert!(event["body"].as_str().is_some_and(|body| !body.is_empty()), "{headers:?}: it is kept");
+    }
+}
+
+#[tokio::test]
+async fn a_result_is_left_to_its_answer_once_whatever_the_clock_says() {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let text = configuration(&marketplace.base_url, "memory:")
+        .replace("name = \"default\"", "name = \"default\"\nanswer = \"sync\"");
+    let receiver = Receiver::start_with(&text, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
+    let gate = Arc::new(Semaphore::new(0));
+    marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    let url = marketplace.order("1");
+    let answer = tokio::select! {
+        answer = receiver.notify("/create", &url) => answer,
+        () = crate::support::let_time_pass(&clock) => unreachable!("time does not end"),
+    };
+    assert_eq!(answer.status(), StatusCode::ACCEPTED, "nobody waits any more");
+    clock.set(doorbell::clock::Timestamp::from_millis(clock.now().as_millis() - 3_600_000));
+    gate.add_permits(1);
+    receiver.until_state("handled").await;
+    clock.advance(Duration::from_secs(5));
+    marketplace.until_settled("1").await;
+}
+
 // What operators say
 
 #[tokio::test]
-async fn an_order_that_died_before_it_was_read_is_resolved_with_its_account_or_not_at_all() {
-    for route in ["/create", ""] {
+async fn an_event_that_died_before_it_was_read_is_resolved_with_an_account_or_not_at_all_whatever_its_route() {
+    // It may be an order by any of them: what counts is its body, which nobody has read.
+    for route in ["/create", "", "/notify", "/assign"] {
         let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Accept).await;
         scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(503); 1000]));
         let url = scene.marketplace.order("1");
@@ -479,33 +534,22 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_notice_or_a_ping_that_an_operator_resolves_is_reported_to_nobody() {
+async fn a_notice_that_an_operator_resolves_is_reported_to_nobody() {
     let payload = json!({"account": {"accountIdentifier": "a"}, "notice": {"type": "CLOSED"}});
-    for (route, body) in
-        [("/notify", json!({"type": "SUBSCRIPTION_NOTICE", "payload": payload})), ("/notify", Value::Null)]
-    {
-        let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Silent).await;
-        let url = if body.is_null() {
-            scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(503); 1000]));
-            scene.marketplace.order("1")
-        } else {
-            scene.marketplace.event("1", &body)
-        };
-        scene.receiver.notify(route, &url).await;
-        let event = scene.until_dead_in_time().await;
-        let result_url =
-            format!("{}/api/v1/events/{}/result", scene.receiver.admin, event["id"].as_str().expect("an id"));
-        let request = scene.receiver.client.post(&result_url).header("content-type", "application/json");
-        let answer = request.body("{\"success\":true}").send().await.expect("answers");
-        assert_eq!(answer.status(), StatusCode::ACCEPTED);
-        assert_eq!(body_of(answer).await["state"], "done", "{route}");
-        scene.clock.advance(HOUR);
-        // Whatever is reported is reported before a later event of the marketplace is done.
-        scene.marketplace.with(|books| books.read_twists.clear());
-        scene.receiver.notify("/cancel", &cancel(&scene.marketplace, "2", "b")).await;
-        scene.marketplace.until_settled("2").await;
-        assert!(scene.marketplace.seen("1").taken.is_empty());
-    }
+    let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Silent).await;
+    let url = scene.marketplace.event("1", &json!({"type": "SUBSCRIPTION_NOTICE", "payload": payload}));
+    scene.receiver.notify("/notify", &url).await;
+    let event = scene.until_dead_in_time().await;
+    let result_url = format!("{}/api/v1/events/{}/result", scene.receiver.admin, event["id"].as_str().expect("an id"));
+    let request = scene.receiver.client.post(&result_url).header("content-type", "application/json");
+    let answer = request.body("{\"success\":true}").send().await.expect("answers");
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    assert_eq!(body_of(answer).await["state"], "done");
+    scene.clock.advance(HOUR);
+    // Whatever is reported is reported before a later event of the marketplace is done.
+    scene.receiver.notify("/cancel", &cancel(&scene.marketplace, "2", "b")).await;
+    scene.marketplace.until_settled("2").await;
+    assert!(scene.marketplace.seen("1").taken.is_empty());
 }
 
 /// Never knows what to make of a notice.

@@ -44,7 +44,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::event::{
         AccountStatus, BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Failure, Flag,
-        Notification, Timeline,
+        Notification, State, Timeline,
     };
 
     /// What the golden files of this version hold.
@@ -103,6 +103,60 @@ mod tests {
             let stored = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
             let written = String::from_utf8(encode(&record).expect("encodes")).expect("text");
             assert_eq!(written, stored, "the stored format changed: raise VERSION and keep the old reader");
+        }
+    }
+
+    /// A record of format 2 with these fields changed.
+    fn former(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+        let (_, record) = golden_records(2).pop().expect("one");
+        let mut json = serde_json::to_value(record).expect("serializes");
+        change(&mut json);
+        [&[2], json.to_string().as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_record_that_an_earlier_version_wrote_too_long_is_read_and_written_within_the_bounds() {
+        let long = || "\u{1}\"L".repeat(5000);
+        for state in ["received", "fetched", "handled", "done", "dead", "deferred"] {
+            for field in ["type", "flag", "account", "statusOnSuccess", "parameters", "lastError"] {
+                let record = decode(&former(|json| {
+                    json["state"] = state.into();
+                    json[field] = long().into();
+                }));
+                assert!(encode(&record.expect("readable")).is_ok(), "{state} {field}");
+            }
+            for field in ["accountIdentifier", "userIdentifier", "errorCode", "message"] {
+                let record = decode(&former(|json| {
+                    json["state"] = state.into();
+                    json["result"][field] = long().into();
+                }));
+                let record = record.expect("readable");
+                assert!(encode(&record).is_ok(), "{state} {field}");
+                // A result that cannot be told as it was is not told at all.
+                let is_told = record.state == State::Handled && record.result.is_some();
+                assert!(!is_told || field == "errorCode" || field == "message", "{state} {field}");
+            }
+        }
+        let accounts = [long(), format!("{}x", long())].map(|account| {
+            let record = decode(&former(|json| json["account"] = account.into()));
+            record.expect("readable").account.expect("an account")
+        });
+        assert_ne!(accounts[0], accounts[1], "two accounts stay two");
+    }
+
+    #[test]
+    fn what_died_in_an_earlier_version_of_something_that_may_have_passed_may_recover() {
+        for (error, kind, recovers) in [
+            ("given up after 1day: the marketplace answered 503", Some("SUBSCRIPTION_ORDER"), true),
+            ("the marketplace has no such event: it answered 404", None, true),
+            ("the handler made no valid result", Some("SUBSCRIPTION_ORDER"), false),
+        ] {
+            let record = decode(&former(|json| {
+                json["state"] = "dead".into();
+                json["lastError"] = error.into();
+                json["type"] = kind.into();
+            }));
+            assert_eq!(record.expect("readable").may_recover, recovers, "{error}");
         }
     }
 

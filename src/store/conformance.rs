@@ -5,11 +5,13 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretSlice};
 
 use super::memory::MemoryStore;
-use super::{Advanced, Amendment, Claim, EventStore, Filter, Recorded, Settlement, Step, StoreError, StoredEvent};
+use super::{
+    Advanced, Amendment, Claim, EventStore, Filter, Recorded, Retention, Settlement, Step, StoreError, StoredEvent,
+};
 use crate::clock::{Moment, Now, Timestamp};
 use crate::event::{
-    AccountStatus, BaseUrl, Body, ErrorCode, EventId, EventResult, EventType, EventUrl, Facts, Failure, Notification,
-    State,
+    AccountStatus, BaseUrl, Body, ErrorCode, EventId, EventResult, EventType, EventUrl, Facts, Failure, Flag,
+    Notification, State,
 };
 
 /// So many seconds after some moment, by both clocks.
@@ -210,6 +212,29 @@ pub(super) async fn an_event_that_ends_long_after_later_ones_is_removed_like_any
     store.settle(late, Settlement::Done(None), at(50)).await.expect("settled");
     assert_eq!(store.prune(wall(60), wall(100), 10).await.map(|pruned| pruned.removed), Ok(1));
     assert_eq!(store.event(id("late")).await, Ok(None));
+}
+
+pub(super) async fn an_event_that_ended_while_the_clock_was_behind_is_not_old(store: &dyn EventStore) {
+    for _ in 0..2 {
+        store.note_retention(Retention::at(wall(100_000))).await.expect("noted");
+    }
+    let behind = Now { wall: wall(5), ..at(100_000) };
+    for token in ["1", "newest"] {
+        store.record(&notification(token), behind).await.expect("recorded");
+        let held = claim(store, behind).await.expect("one event");
+        let held = proceed(store, held, fetched(None, b"{}"), behind).await;
+        store.settle(held, Settlement::Done(None), behind).await.expect("settled");
+    }
+    for moment in [10, 90_000, 100_000] {
+        let pruned = store.prune(wall(moment), wall(100_100), 10).await.expect("pruned");
+        assert_eq!(pruned.removed, 0, "{moment}");
+    }
+    let mut removed = 0;
+    while removed == 0 {
+        let pruned = store.prune(wall(100_001), wall(200_000), 10).await.expect("pruned");
+        removed = pruned.removed;
+        assert!(removed > 0 || !pruned.is_through, "it is old in the end");
+    }
 }
 
 pub(super) async fn a_body_is_kept_as_received(store: &dyn EventStore) {
@@ -467,7 +492,7 @@ pub(super) async fn a_body_that_nobody_could_read_is_kept_with_its_charset(store
 }
 
 pub(super) async fn a_result_that_does_not_fit_is_refused_and_changes_nothing(store: &dyn EventStore) {
-    for token in ["order", "notice"] {
+    for token in ["order", "notice", "ping"] {
         store.record(&notification(token), at(0)).await.expect("recorded");
         let held = claim(store, at(0)).await.expect("one event");
         if token == "order" {
@@ -475,15 +500,20 @@ pub(super) async fn a_result_that_does_not_fit_is_refused_and_changes_nothing(st
             continue;
         }
         let Step::Fetched { facts, body } = fetched(None, b"{}") else { unreachable!("it is one") };
-        let facts = Facts { kind: EventType::SubscriptionNotice, ..facts };
+        let facts = match token {
+            "notice" => Facts { kind: EventType::SubscriptionNotice, ..facts },
+            _ => Facts { kind: EventType::SubscriptionOrder, flag: Some(Flag::Stateless), ..facts },
+        };
         let held = proceed(store, held, Step::Fetched { facts, body }, at(0)).await;
         store.settle(held, dead("broken"), at(0)).await.expect("settled");
     }
     let unfit = store.amend(id("order"), Amendment::Resolve(EventResult::success("done by hand")), at(1)).await;
     assert!(matches!(unfit, Err(StoreError::Unfit(_))), "{unfit:?}: its route says that it is an order");
     assert_eq!(state(store, "order").await, State::Dead);
-    let notice = store.amend(id("notice"), Amendment::Resolve(EventResult::success("seen")), at(1)).await;
-    assert_eq!(notice.expect("resolved").state, State::Done, "a notice wants no result");
+    for token in ["notice", "ping"] {
+        let resolved = store.amend(id(token), Amendment::Resolve(EventResult::success("seen")), at(1)).await;
+        assert_eq!(resolved.expect("resolved").state, State::Done, "a {token} wants no result");
+    }
     assert!(claim(store, at(1000)).await.is_none(), "so none is reported");
 }
 
@@ -722,6 +752,7 @@ macro_rules! conformance {
             events_of_busy_marketplaces_are_left_alone
             finished_events_are_removed_by_their_age_in_steps_and_others_stay
             an_event_that_ends_long_after_later_ones_is_removed_like_any_other
+            an_event_that_ended_while_the_clock_was_behind_is_not_old
             a_body_is_kept_as_received
             an_event_whose_holder_is_alive_is_never_handed_out_again
             an_event_whose_holder_vanished_is_handed_out_again_at_once

@@ -40,7 +40,7 @@ impl Retention {
     }
 
     /// Begins at `reached`.
-    const fn at(reached: Timestamp) -> Self {
+    pub(super) const fn at(reached: Timestamp) -> Self {
         Self { reached, lead: Duration::ZERO, stood: Duration::ZERO }
     }
 

@@ -547,3 +547,44 @@ fn a_data_directory_is_made_for_its_user_only() {
     let mode = std::fs::metadata(&directory).expect("made").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+#[tokio::test]
+async fn a_record_that_becomes_unreadable_while_the_store_is_open_holds_up_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for token in ["torn", "whole"] {
+        store.record(&notification(token), at(2)).await.expect("recorded");
+    }
+    tear(&store, 0);
+    let claim = store.claim(at(3), &[]).await.expect("answers").expect("the whole one");
+    assert_eq!(claim.event().id, notification("whole").id());
+    let advanced = store.advance(claim, fetched(Some("acct"), b"{}"), at(3)).await.expect("fetched");
+    let waiting = matches!(advanced, Advanced::Waiting);
+    let again = store.claim(at(4000), &[]).await.expect("answers");
+    assert!(!waiting || again.is_some(), "it waits for ever for one that cannot be read");
+}
+
+#[tokio::test]
+async fn a_status_that_a_result_left_at_another_account_outlives_its_event() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let dormant = AccountStatus::Other("DORMANT".to_owned());
+    store.record(&notification("1"), at(1)).await.expect("recorded");
+    let claim = store.claim(at(1), &[]).await.expect("answers").expect("the event");
+    let Step::Fetched { mut facts, body } = fetched(None, b"{}") else { panic!("it was fetched") };
+    facts.status_on_success = Some(dormant.clone());
+    let Advanced::Proceed(claim) = store.advance(claim, Step::Fetched { facts, body }, at(1)).await.expect("fetched")
+    else {
+        panic!()
+    };
+    let mut result = crate::event::EventResult::success("x");
+    result.account_identifier = Some("acct".into());
+    let Advanced::Proceed(claim) = store.advance(claim, Step::Handled(result), at(1)).await.expect("handled") else {
+        panic!()
+    };
+    store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+    finish(&store, "newest", 1).await;
+    assert_eq!(store.account_status("default", "acct").await, Ok(Some(dormant.clone())));
+    assert_eq!(store.prune(wall(100), wall(100), 10).await.expect("pruned").removed, 1);
+    assert_eq!(store.account_status("default", "acct").await, Ok(Some(dormant)));
+}
