@@ -342,7 +342,8 @@ async fn whatever_is_tried_at_the_door_is_answered_as_it_should_be_and_records_n
     cases.refused_token("introspection: unknown", "opaque-unknown");
     provider.with(|books| books.tokens.insert("opaque-narrow".into(), with(&active, json!({"scope": "read"}))));
     cases.add("introspection: another scope", &[b"Bearer opaque-narrow"], "", 403, "FORBIDDEN");
-    provider.with(|books| books.tokens.insert("opaque-odd".into(), json!({"active": "true", "client_id": "market-a"})));
+    provider
+        .with(|books| books.tokens.insert("opaque-odd".into(), json!({"active": "perhaps", "client_id": "market-a"})));
     cases.add("introspection: an answer that is none", &[b"Bearer opaque-odd"], "", 503, "TRANSPORT_ERROR");
 
     // Names and passwords.

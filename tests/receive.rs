@@ -354,6 +354,9 @@ impl EventStore for Broken {
         self.0.replace_secret(name, held, fresh).await
     }
     async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        if matches!(self.1, Fault::Hangs) {
+            std::future::pending::<()>().await;
+        }
         self.0.use_nonce(nonce, until, now).await
     }
     async fn ready(&self) -> Result<(), StoreError> {
@@ -409,6 +412,37 @@ async fn a_store_that_does_not_write_in_time_is_answered_503() {
     let url = marketplace.order("1");
     let answer = tokio::select! {
         answer = receiver.notify("/create", &url) => answer,
+        () = crate::support::let_time_pass(&clock) => unreachable!("time does not end"),
+    };
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn whatever_a_request_waits_for_it_is_answered() {
+    use crate::support::signature::{Request, SECRET};
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let text = configuration(&marketplace.base_url, "memory:")
+        .replace(
+            "kind = \"oauth2\"\n        client_id = \"marketplace\"",
+            "kind = \"oauth1\"\n        client_id = \"legacy\"",
+        )
+        .replace("outbound-secret", SECRET);
+    // The store never says whether the nonce was used before.
+    let store = Arc::new(Broken(MemoryStore::new(), Fault::Hangs));
+    let receiver = Receiver::start_with(&text, store, Accept, clock.clone()).await;
+    let url = marketplace.order("1");
+    let origin = "http://127.0.0.1:8080";
+    let signed = Request::new(origin, "/notifications/create", &url, clock.now().as_seconds());
+    let encoded: String = url::form_urlencoded::byte_serialize(url.as_bytes()).collect();
+    let notification = receiver
+        .client
+        .get(format!("{}/notifications/create?eventUrl={encoded}", receiver.public))
+        .header("authorization", signed.header())
+        .send();
+    let answer = tokio::select! {
+        answer = notification => answer.expect("answers"),
         () = crate::support::let_time_pass(&clock) => unreachable!("time does not end"),
     };
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);

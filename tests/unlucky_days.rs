@@ -443,14 +443,14 @@ async fn a_body_that_nobody_can_read_is_kept_and_shown_and_believed_when_it_stay
 #[tokio::test]
 async fn bodies_that_nobody_can_read_and_that_differ_are_not_believed() {
     let scene = Scene::start("retry = [\"30s\"]", Accept).await;
-    let url = scene.marketplace.raw_event("1", b"<html>try later</html>");
-    scene.receiver.notify("/create", &url).await;
-    for attempt in 1..9 {
-        pass_time(&scene.receiver, &scene.clock, async || scene.event().await["attempts"] == attempt).await;
-        assert_eq!(scene.event().await["state"], "received", "after {attempt}");
-        let body = format!("<html>try later, request {attempt}</html>").into_bytes();
-        scene.marketplace.with(|books| books.events.get_mut("1").expect("there").body = body);
-    }
+    scene.marketplace.with(|books| {
+        let page = |number| format!("<html>try later, request {number}</html>").into_bytes();
+        books.read_twists.extend((0..9).map(|number| Twist::Say(200, vec![], page(number))));
+    });
+    scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
+    // As often as the pages differ, and then once more.
+    let event = scene.until_state_in_time("done").await;
+    assert_eq!(event["attempts"], 10);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! What a token of an identity provider says, whether it is signed or asked about.
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::AuthenticationError;
@@ -17,9 +16,7 @@ pub(super) struct Claims {
     iss: Option<Value>,
     aud: Option<OneOrMany>,
     /// RFC 7519 §2: seconds since the epoch, possibly with a fraction.
-    #[serde(default, deserialize_with = "seconds")]
     exp: Option<f64>,
-    #[serde(default, deserialize_with = "seconds")]
     nbf: Option<f64>,
     sub: Option<Value>,
     azp: Option<Value>,
@@ -35,17 +32,6 @@ pub(super) struct Claims {
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
-}
-
-/// Seconds, as a number or as text. Anything else is refused and not ignored: it would make a token good for ever.
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    let seconds = match Value::deserialize(deserializer)? {
-        Value::Null => return Ok(None),
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok(),
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    };
-    seconds.filter(|seconds| seconds.is_finite()).map(Some).ok_or_else(|| D::Error::custom("no number of seconds"))
 }
 
 impl OneOrMany {

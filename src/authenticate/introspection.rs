@@ -101,6 +101,18 @@ struct Answer {
     claims: Claims,
 }
 
+/// What an answer says. Moments may be written as text, as some providers do; in a signed token they may not.
+fn read(body: &[u8]) -> Option<Answer> {
+    let mut answer: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+    for moment in ["exp", "nbf", "iat"] {
+        let as_number = answer.get(moment).and_then(serde_json::Value::as_str).map(|text| text.trim().parse::<f64>());
+        if let Some(number) = as_number {
+            answer.insert(moment.to_owned(), serde_json::Number::from_f64(number.ok()?)?.into());
+        }
+    }
+    serde_json::from_value(answer.into()).ok()
+}
+
 /// Yes or no, as such or as text.
 fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     match serde_json::Value::deserialize(deserializer)? {
@@ -285,7 +297,7 @@ impl Introspector {
         }
         // The parser's words could quote the answer, which is not ours to show.
         let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
-        serde_json::from_slice(body).map_err(|_| "its answer is not one of RFC 7662".to_owned())
+        read(body).ok_or_else(|| "its answer is not one of RFC 7662".to_owned())
     }
 
     async fn ask_as(&self, form: &str, is_raw: bool) -> Result<http::Response<Vec<u8>>, String> {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -16,6 +17,7 @@ use super::Door;
 use super::answer::{Format, Refusal};
 use crate::config::{Limits, Server};
 use crate::http::{self, Excess, Refusals};
+use crate::store::StoreError;
 
 /// What keeps strangers within the limits.
 pub(super) struct Threshold {
@@ -123,6 +125,9 @@ fn address_in(element: &str) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
+/// How long a request may be worked on once it has arrived: twice the longest wait that any route has.
+const HANDLING: Duration = Duration::from_secs(10);
+
 /// Stands before every public route: turns away whoever goes beyond the limits.
 pub(super) async fn keep(
     door: web::Data<Door>,
@@ -149,7 +154,14 @@ pub(super) async fn keep(
             return Ok(request.error_response(refusal));
         }
     };
-    Ok(next.call(request).await?.map_into_boxed_body())
+    // Whatever is waited for, a disk that hangs included, nobody waits for ever: no marketplace does.
+    let (format, patience) = (Format::asked_by(request.request()), threshold.limits.request_timeout + HANDLING);
+    tokio::select! {
+        response = next.call(request) => Ok(response?.map_into_boxed_body()),
+        () = door.clock.sleep(patience) => {
+            Err(Refusal::new(StoreError::Unavailable("a request was not answered in time".to_owned()), format).into())
+        }
+    }
 }
 
 /// Has the connection closed: what is left of the request is not read.

@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use secrecy::SecretSlice;
@@ -57,6 +58,8 @@ use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 
 /// Writes that may wait; more are refused rather than kept in memory.
 const QUEUE: usize = 4096;
+/// How long a group of writes may take before the store is called not ready.
+const LONGEST_WRITE: Duration = Duration::from_secs(5);
 /// The store behind `sled:DIR`.
 #[derive(Debug)]
 pub struct SledStore {
@@ -69,6 +72,8 @@ pub struct SledStore {
     /// How far the search for what is old has come.
     sweep: Mutex<Sweep>,
     waiting_to: Arc<AtomicU64>,
+    /// Since when the writer has been at its present group.
+    busy_since: Arc<Mutex<Option<Instant>>>,
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
     /// The first failure to make a group durable; nothing is acknowledged after it.
@@ -107,6 +112,7 @@ impl SledStore {
         let (writes, waiting) = mpsc::channel(QUEUE);
         // One that cannot be read is found by retention, which says so.
         let seen = noted_retention(&tree).ok().flatten().map(|retention| retention.reached());
+        let busy_since = Arc::default();
         let thread = Writer {
             db,
             tree: tree.clone(),
@@ -114,6 +120,7 @@ impl SledStore {
             log: Some(log),
             next,
             seen,
+            busy_since: Arc::clone(&busy_since),
             waiting_to: Arc::clone(&waiting_to),
             agenda: Arc::clone(&agenda),
             changed: Arc::clone(&changed),
@@ -132,6 +139,7 @@ impl SledStore {
             watches,
             durability,
             failure,
+            busy_since,
             sweep: Mutex::default(),
             waiting_to,
             writes: Some(writes),
@@ -405,6 +413,10 @@ impl EventStore for SledStore {
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
         if writes.is_closed() {
             return Err(self.is_without_writer());
+        }
+        let busy_since = *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(busy) = busy_since.map(|since| since.elapsed()).filter(|busy| *busy > LONGEST_WRITE) {
+            return Err(StoreError::Unavailable(format!("its disk has not taken a write for {} s", busy.as_secs())));
         }
         if writes.capacity() == 0 { Err(StoreError::Overloaded) } else { Ok(()) }
     }

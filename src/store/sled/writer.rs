@@ -1,8 +1,8 @@
 //! The one thread that writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use secrecy::SecretSlice;
 use sled::{Db, IVec, Tree};
@@ -57,6 +57,8 @@ pub(super) struct Writer {
     pub(super) next: Sequence,
     /// Up to when the store's time has come, as retention has noted it.
     pub(super) seen: Option<Timestamp>,
+    /// Since when it has been writing the present group.
+    pub(super) busy_since: Arc<Mutex<Option<Instant>>>,
     /// Up to here retention has found nothing that is done, but only what waits for somebody.
     pub(super) waiting_to: Arc<AtomicU64>,
     pub(super) agenda: Arc<Mutex<Agenda>>,
@@ -79,6 +81,7 @@ impl Writer {
                 }
             }
             last = writes.len();
+            self.note_busy(Some(Instant::now()));
             let mut group = Group::default();
             for write in writes.drain(..) {
                 self.prepare(&mut group, write);
@@ -100,7 +103,12 @@ impl Writer {
             if let Err(error) = self.fail_for_ever(tended) {
                 tracing::error!(%error, "the index could not be tended");
             }
+            self.note_busy(None);
         }
+    }
+
+    fn note_busy(&self, since: Option<Instant>) {
+        *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Makes a group durable. Once that has failed it fails for ever: the log may have a hole, behind which nothing
@@ -283,6 +291,7 @@ mod tests {
             log: None,
             next: next_sequence(&store.tree).expect("a number"),
             seen: None,
+            busy_since: Arc::default(),
             waiting_to: Arc::default(),
             agenda: Arc::clone(&store.agenda),
             changed: Arc::default(),
