@@ -261,17 +261,13 @@ async fn a_connection_whose_request_is_worked_on_makes_room_for_nobody_and_the_n
         busy.write_all(request.as_bytes()).await.expect("sent");
         marketplace.until("the event is being read", |books| books.arrived.get("read") == Some(&1)).await;
 
-        let mut newcomers = Vec::new();
-        for _ in 0..3 {
-            newcomers.push(connect(&receiver.public).await);
-        }
-        let mut newcomer = newcomers.pop().expect("the last");
+        // That newcomers make room for each other is the limiter's own test: which of them is let in first is the system's
+        // choice.
+        let mut newcomer = connect(&receiver.public).await;
         let (answered, head) = ask(&mut newcomer, "/health/live").await;
         assert_eq!(answered, status, "{head}");
         assert_eq!(until_closed(&mut newcomer).await, "");
         assert_eq!(receiver.app.refusals().count(excess), 1);
-        // Those that only wait to be told make room for others that do.
-        assert_eq!(until_closed(&mut newcomers[0]).await, "");
         assert_eq!(next_answer(&mut busy).await.0, 202, "whoever was there is answered");
     }
 }
