@@ -596,7 +596,7 @@ async fn strangers_with_invented_key_names_do_not_take_the_place_of_a_token_with
     let mut crowd = tokio::task::JoinSet::new();
     let invention = scene.token(&invented);
     let event = scene.market.order("stranger");
-    for number in 0..300_usize {
+    for number in 0..600_usize {
         let url = format!("{}/notifications/create?eventUrl={event}", scene.receiver.public);
         let request = scene.receiver.client.get(url).bearer_auth(&invention);
         let request = request.header("X-Forwarded-For", format!("2001:db8:{number:x}::1"));
@@ -604,7 +604,7 @@ async fn strangers_with_invented_key_names_do_not_take_the_place_of_a_token_with
     }
     // The clock stands still, so those who found a place wait in it; the rest is turned away.
     let mut refused = 0;
-    while refused < 300 - 128 - 1 {
+    while refused < 600 - 384 - 1 {
         let status = tokio::time::timeout(PATIENCE, crowd.join_next()).await.expect("in time").expect("one is left");
         let status = status.expect("answers");
         assert!([401, 503].contains(&status), "{status}");

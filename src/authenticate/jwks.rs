@@ -27,9 +27,9 @@ pub(super) const REFRESH_EVERY: Duration = Duration::from_mins(5);
 const COOL_DOWN: Duration = Duration::from_secs(2);
 /// How long a caller waits for keys: a marketplace waits 5 s for its answer.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Callers that wait for keys at once; more are turned away. A burst that follows a start comes from one network, and
-/// it is not known yet, so that has to fit.
-const WAITING: Bounds = Bounds { total: 256, kept_for_known: 0, strangers: 128, of_stranger: 64, of_proven: 128 };
+/// Callers that wait for keys at once; more are turned away. A burst that follows a start comes from one network, which
+/// is not known yet, so that has to fit; and all together leave most of the requests in flight to others.
+const WAITING: Bounds = Bounds { total: 768, kept_for_known: 0, strangers: 384, of_stranger: 256, of_proven: 384 };
 /// The largest document that is read, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;
 /// Keys that are kept of one document.

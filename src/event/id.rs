@@ -29,8 +29,7 @@ impl EventId {
     /// same. An event of their records is found by it.
     #[must_use]
     pub fn former(integration: &str, url: &EventUrl) -> Option<Self> {
-        let former = Self::named(integration, url.former_identity());
-        (former != Self::of(integration, url)).then_some(former)
+        url.former_identity().map(|former| Self::named(integration, former))
     }
 
     /// Whether this is the id of the event that is stored as lying at `event_url`, in this release or an earlier one.

@@ -271,6 +271,9 @@ fn is_web(scheme: &str) -> bool {
 /// Whether a value names no event: it is empty, or the placeholder for an event URL that was not replaced, in whatever
 /// brackets and however encoded.
 fn is_placeholder(value: &str) -> bool {
+    if is_absolute(value) {
+        return false;
+    }
     let decoded = percent_decode_str(value).decode_utf8_lossy();
     let decoded = percent_decode_str(&decoded).decode_utf8_lossy();
     let bare = decoded.trim().trim_matches(['{', '}', '$', '[', ']', '<', '>', '(', ')', '%', ':', '"', '\'', ' ']);
@@ -279,8 +282,7 @@ fn is_placeholder(value: &str) -> bool {
 
 /// Whether a name is `eventUrl`, but for case and separators.
 fn is_called_event_url(name: &str) -> bool {
-    let bare: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    bare == "eventurl"
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).eq("eventurl".chars())
 }
 
 #[cfg(test)]

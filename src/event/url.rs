@@ -130,8 +130,8 @@ pub struct EventUrl {
     /// As it is called: spelt plainly, but with the slash at its end that it was given with, since some servers route
     /// by it.
     url: Url,
-    /// As a parser reads what was given, which earlier releases made the event's id of.
-    given: Url,
+    /// As a parser reads what was given, which earlier releases made the event's id of; where that is another name.
+    former_identity: Option<String>,
     marketplace: BaseUrl,
 }
 
@@ -209,7 +209,8 @@ impl EventUrl {
         {
             return Err(EventUrlError::OtherIntegration(other.to_string()));
         }
-        let event = Self { url, given, marketplace };
+        let former_identity = (without_slash(&url) != given.as_str()).then(|| given.into());
+        let event = Self { url, former_identity, marketplace };
         if event.token().is_empty() {
             return Err(EventUrlError::NoToken);
         }
@@ -227,9 +228,9 @@ impl EventUrl {
         without_slash(&self.url)
     }
 
-    /// What named the event in releases that told spellings apart.
-    pub(super) fn former_identity(&self) -> &str {
-        self.given.as_str()
+    /// What named the event in releases that told spellings apart, if it is not what names it now.
+    pub(super) fn former_identity(&self) -> Option<&str> {
+        self.former_identity.as_deref()
     }
 
     /// The marketplace the event lies in.
@@ -285,6 +286,9 @@ fn read(text: &str) -> Result<Url, EventUrlError> {
 /// The same URL in the one spelling of RFC 3986 §6.2.2, without an empty query.
 fn spell_plainly(url: &Url) -> Url {
     let mut plain = url.clone();
+    if !url.as_str().contains(['%', '?']) {
+        return plain;
+    }
     plain.set_path(&spelt_plainly(url.path()));
     plain.set_query(url.query().filter(|query| !query.is_empty()).map(spelt_plainly).as_deref());
     plain
@@ -570,7 +574,8 @@ mod tests {
             let url = parse(spelling).expect("an event URL");
             let former = EventId::former("default", &url);
             assert_eq!(former.is_some(), is_new, "{spelling}");
-            let stored = url.given.as_str();
+            let stored = url.former_identity().unwrap_or(url.as_str());
+            assert_eq!(former, is_new.then(|| EventId::named("default", stored)), "{spelling}");
             assert!(former.is_none_or(|former| former.is_of("default", stored)), "its record is still its own");
             assert!(EventId::of("default", &url).is_of("default", url.as_str()));
             assert!(!EventId::of("other", &url).is_of("default", url.as_str()));
