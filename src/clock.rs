@@ -152,6 +152,10 @@ impl Clock for SystemClock {
         Moment::after_start(START.get_or_init(Instant::now).elapsed())
     }
 
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
     async fn sleep_until(&self, moment: Moment) {
         // The timer rounds to milliseconds, and may be that much early.
         loop {

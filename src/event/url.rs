@@ -198,7 +198,11 @@ impl EventUrl {
         others: impl IntoIterator<Item = &'b BaseUrl>,
     ) -> Result<Self, EventUrlError> {
         let given = read(text)?;
-        let url = spell_plainly(&given);
+        let (url, former_identity) = match spelt_otherwise(&given) {
+            Some(plain) => (plain, Some(String::from(given))),
+            None if given.path().ends_with('/') => (given.clone(), Some(given.into())),
+            None => (given, None),
+        };
         let foreign = || {
             let place = format!("{}{}", url.origin().ascii_serialization(), url.path());
             EventUrlError::Foreign(place[..place.floor_char_boundary(MAX_SHOWN_BYTES)].to_owned())
@@ -209,7 +213,7 @@ impl EventUrl {
         {
             return Err(EventUrlError::OtherIntegration(other.to_string()));
         }
-        let former_identity = (without_slash(&url) != given.as_str()).then(|| given.into());
+        let former_identity = former_identity.filter(|former| without_slash(&url) != former.as_str());
         let event = Self { url, former_identity, marketplace };
         if event.token().is_empty() {
             return Err(EventUrlError::NoToken);
@@ -260,8 +264,10 @@ fn read(text: &str) -> Result<Url, EventUrlError> {
     if text.len() > MAX_EVENT_URL_BYTES {
         return Err(EventUrlError::TooLong(text.len()));
     }
-    let refused = |c: &char| !c.is_ascii_graphic() || matches!(c, '\\' | '<' | '>' | '"' | '{' | '}' | '|' | '^' | '`');
-    if let Some(character) = text.chars().find(refused) {
+    let is_refused = |byte: u8| !byte.is_ascii_graphic() || b"\\<>\"{}|^`".contains(&byte);
+    if let Some(place) = text.bytes().position(is_refused)
+        && let Some(character) = text[place..].chars().next()
+    {
         return Err(EventUrlError::Character(character));
     }
     let (scheme, rest) = text.split_once("://").ok_or(EventUrlError::NotAbsolute)?;
@@ -283,15 +289,15 @@ fn read(text: &str) -> Result<Url, EventUrlError> {
     if is_normal(&url, authority, tail) { Ok(url) } else { Err(EventUrlError::NotNormal) }
 }
 
-/// The same URL in the one spelling of RFC 3986 §6.2.2, without an empty query.
-fn spell_plainly(url: &Url) -> Url {
-    let mut plain = url.clone();
+/// The same URL in the one spelling of RFC 3986 §6.2.2, without an empty query; nothing if it is spelt so.
+fn spelt_otherwise(url: &Url) -> Option<Url> {
     if !url.as_str().contains(['%', '?']) {
-        return plain;
+        return None;
     }
+    let mut plain = url.clone();
     plain.set_path(&spelt_plainly(url.path()));
     plain.set_query(url.query().filter(|query| !query.is_empty()).map(spelt_plainly).as_deref());
-    plain
+    (plain != *url).then_some(plain)
 }
 
 /// A URL without a slash at the end of its path.
@@ -306,7 +312,8 @@ fn without_slash(url: &Url) -> Cow<'_, str> {
 
 /// What names the event whose URL is stored as `event_url`; nothing if that is no URL.
 pub(super) fn stored_identity(event_url: &str) -> Option<String> {
-    let url = spell_plainly(&Url::parse(event_url).ok()?);
+    let given = Url::parse(event_url).ok()?;
+    let url = spelt_otherwise(&given).unwrap_or(given);
     Some(without_slash(&url).into_owned())
 }
 
