@@ -312,3 +312,75 @@ async fn json_of_the_private_listener_can_be_printed_as_it_comes() {
     let missing = receiver.get("/api/v1/events?%C2%9B31m=").await.text().await.expect("text");
     assert!(missing.chars().all(|c| !c.is_control()), "{missing:?}");
 }
+
+/// An answer's text, with names in place of what differs from run to run: `varying`, and every moment.
+async fn text_of(answer: Response, varying: &[(&str, &str)]) -> String {
+    let mut text = answer.text().await.expect("text");
+    for (found, name) in varying {
+        text = text.replace(found, name);
+    }
+    let moment = "2026-01-31T08:00:00.000Z".len();
+    while let Some(end) = text
+        .match_indices("Z\"")
+        .map(|(at, _)| at + 1)
+        .find(|end| *end >= moment && text[..end - 1].ends_with(|c: char| c.is_ascii_digit()))
+    {
+        text.replace_range(end - moment..end, "MOMENT");
+    }
+    let is_milliseconds = |number: &&str| number.len() == 13 && number.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = text.split([':', ',', '}']).filter(is_milliseconds).map(str::to_owned).collect::<Vec<_>>();
+    numbers.iter().fold(text, |text, number| text.replace(number, "MILLISECONDS"))
+}
+
+#[tokio::test]
+async fn an_answer_is_written_as_it_always_was_to_the_byte() {
+    let marketplace = Marketplace::start().await;
+    let receiver = Receiver::start(&configuration(&marketplace.base_url, "memory:"), Accept).await;
+    receiver.notify("/create", &marketplace.order("one")).await;
+    marketplace.until_settled("one").await;
+    let event = receiver.until_state("done").await;
+    let id = event["id"].as_str().expect("an id");
+    let keys = body_of(receiver.get("/api/v1/keys").await).await;
+    let kid = keys["keys"][0]["kid"].as_str().expect("a key");
+    let varying = [(marketplace.base_url.as_str(), "MARKETPLACE"), (id, "ID"), (kid, "KID")];
+    let path = format!("/api/v1/events/{id}");
+    for (method, path, expected) in [
+        (Method::GET, "/api/v1/events?state=dead", r#"{"events":[],"next":null}"#),
+        (
+            Method::GET,
+            "/api/v1/events",
+            r#"{"events":[{"account":null,"attempts":1,"eventUrl":"MARKETPLACE/api/integration/v1/events/one","flag":null,"id":"ID","integration":"default","lastError":null,"marketplace":"MARKETPLACE","receivedAt":"MOMENT","result":{"accountIdentifier":"account-ID","message":"accepted","success":true},"state":"done","token":"one","type":"SUBSCRIPTION_ORDER","updatedAt":"MOMENT"}],"next":null}"#,
+        ),
+        (
+            Method::GET,
+            &path,
+            r#"{"account":null,"attempts":1,"body":"{\"payload\":{\"order\":{\"editionCode\":\"BASIC\"}},\"type\":\"SUBSCRIPTION_ORDER\"}","bodyEncoding":"text","charset":null,"eventUrl":"MARKETPLACE/api/integration/v1/events/one","flag":null,"id":"ID","integration":"default","lastError":null,"marketplace":"MARKETPLACE","receivedAt":"MOMENT","result":{"accountIdentifier":"account-ID","message":"accepted","success":true},"state":"done","timeline":[{"at":"MOMENT","note":"announced as SUBSCRIPTION_ORDER","step":"received"},{"at":"MOMENT","step":"fetched"},{"at":"MOMENT","step":"handled"},{"at":"MOMENT","step":"done"}],"timelineForgotten":0,"token":"one","type":"SUBSCRIPTION_ORDER","updatedAt":"MOMENT"}"#,
+        ),
+        (
+            Method::GET,
+            "/api/v1/export",
+            r#"{"events":[{"event":{"id":"ID","integration":"default","marketplace":"MARKETPLACE","eventUrl":"MARKETPLACE/api/integration/v1/events/one","announced":"SUBSCRIPTION_ORDER","state":"done","receivedAt":MILLISECONDS,"updatedAt":MILLISECONDS,"due":MILLISECONDS,"attempts":1,"failures":0,"type":"SUBSCRIPTION_ORDER","hasBody":true,"result":{"success":true,"message":"accepted","accountIdentifier":"account-ID"},"statusOnSuccess":"ACTIVE","timeline":{"steps":[{"at":MILLISECONDS,"step":"fetched"},{"at":MILLISECONDS,"step":"handled"},{"at":MILLISECONDS,"step":"done"}]}},"body":"{\"payload\":{\"order\":{\"editionCode\":\"BASIC\"}},\"type\":\"SUBSCRIPTION_ORDER\"}"}],"unreadable":[],"next":null}"#,
+        ),
+        (Method::GET, "/api/v1/keys", r#"{"keys":[{"createdAt":"MOMENT","kid":"KID","verifiesUntil":null}]}"#),
+        (
+            Method::GET,
+            "/api/v1/nowhere",
+            r#"{"detail":"there is no such route here","status":404,"title":"Not Found","type":"about:blank"}"#,
+        ),
+        (
+            Method::PUT,
+            "/api/v1/keys",
+            r#"{"detail":"PUT does nothing here; this route answers GET, HEAD","status":405,"title":"Method Not Allowed","type":"about:blank"}"#,
+        ),
+        (Method::GET, "/health/live", r#"{"status":"live"}"#),
+        (Method::GET, "/health/ready", r#"{"status":"ready"}"#),
+        (
+            Method::POST,
+            &format!("{path}/retry"),
+            r#"{"id":"ID","token":"one","eventUrl":"MARKETPLACE/api/integration/v1/events/one","integration":"default","marketplace":"MARKETPLACE","type":"SUBSCRIPTION_ORDER","flag":null,"account":null,"state":"fetched","receivedAt":"MOMENT","updatedAt":"MOMENT","attempts":1,"result":null,"lastError":null}"#,
+        ),
+    ] {
+        let answer = receiver.admin(method.clone(), path).send().await.expect("answers");
+        assert_eq!(text_of(answer, &varying).await, expected, "{method} {path}");
+    }
+}

@@ -484,6 +484,53 @@ async fn keys_are_rotated_in_the_running_receiver() {
     assert!(said(&nobody).contains("is `doorbell serve` running?"), "{}", said(&nobody));
 }
 
+#[tokio::test]
+async fn output_as_json_is_the_document_that_the_receiver_answers() {
+    let marketplace = Marketplace::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorbell.toml");
+    std::fs::write(&path, configuration(&marketplace.base_url, "memory:")).expect("written");
+    let process = Process::serve(&doorbell(), &path, &[]);
+    let client = Client::new();
+    let token = crate::support::receiver::token(&client, &process.public, "marketplace", "outbound-secret").await;
+    crate::support::receiver::notify(&client, &process.public, &token, "/create", &marketplace.order("1")).await;
+    marketplace.until_settled("1").await;
+
+    let admin = process.admin.trim_start_matches("http://").to_owned();
+    let printed = |arguments: &[&str]| {
+        let arguments = [arguments, &["--output", "json", "--config", path.to_str().expect("text")]].concat();
+        let output = run(&arguments, &[("DOORBELL__ADMIN__LISTEN", admin.as_str())]);
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let answered =
+        async |path: &str| body_of(client.get(format!("{}{path}", process.admin)).send().await.expect("answers")).await;
+    let done = async {
+        while answered("/api/v1/events?state=done").await["events"] == json!([]) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, done).await.expect("done");
+    let listed = answered("/api/v1/events").await;
+    assert_eq!(printed(&["events", "list"]), format!("{listed:#}\n"));
+    let id = listed["events"][0]["id"].as_str().expect("an id");
+    let shown = answered(&format!("/api/v1/events/{id}")).await;
+    assert_eq!(printed(&["events", "show", id]), format!("{shown:#}\n"));
+    let key = &answered("/api/v1/keys").await["keys"][0];
+    assert_eq!(
+        printed(&["keys", "list"]),
+        format!(
+            "{{\n  \"keys\": [\n    {{\n      \"kid\": {},\n      \"createdAt\": {},\n      \"verifiesUntil\": null\n    \
+             }}\n  ]\n}}\n",
+            key["kid"], key["createdAt"]
+        )
+    );
+    let retried: Value = serde_json::from_str(&printed(&["events", "retry", id])).expect("JSON");
+    let mut names: Vec<_> = retried.as_object().expect("an object").keys().collect();
+    names.retain(|name| listed["events"][0].get(name.as_str()).is_none());
+    assert!(names.is_empty(), "a summary as in the list: {retried}");
+}
+
 #[test]
 fn a_token_of_somebody_elses_is_not_to_be_had_here_and_the_error_says_where() {
     let basic = [("DOORBELL__INTEGRATIONS__0__OUTBOUND__KIND", "basic")];
