@@ -1,10 +1,12 @@
 //! The composition root: the only place that knows which backends there are and puts the parts together.
 
+mod signing_keys;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::dev::ServerHandle;
 use actix_web::web::ServiceConfig;
 use async_trait::async_trait;
 use secrecy::SecretSlice;
@@ -12,14 +14,13 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Office;
+use crate::admin::{AdminState, SigningKeys};
 use crate::authenticate::{Authenticator, Nonce, SetUpError, Vault, VaultError};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
-use crate::event::MAX_BODY_BYTES;
 use crate::handler::{Accept, EventHandler};
-use crate::http::{self, ConnectionLimits, ConnectionTimes, Listener};
+use crate::http::{self, ConnectionLimits, ConnectionTimes, HEAD_SLACK, Listener, PRIVATE_CONNECTIONS, surplus};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
 use crate::shutdown::{Released, hold};
@@ -28,18 +29,16 @@ use crate::store::recovering::RecoveringStore;
 use crate::store::sled::OpenError;
 use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
 
+pub use crate::http::ListenError;
+
 /// How long the servers' threads may take to end once the servers have stopped.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
-/// How many connections a private listener takes: operators, products and probes, all of them known.
-const PRIVATE_CONNECTIONS: usize = 128;
 /// The files of everything but connections and calls: the store, the threads of the servers, the log.
 const OTHER_FILES: usize = 192;
 /// The calls that authentication makes at once.
 const AUTHENTICATION_CALLS: usize = 80;
 /// What share of all connections one network may hold.
 const SHARES: usize = 16;
-/// What a head has beside its URL and its headers' names and values: method, version, colons, line ends.
-const HEAD_SLACK: usize = 1024;
 
 /// Why Doorbell does not start.
 #[derive(Debug, Error)]
@@ -62,17 +61,8 @@ pub enum StartError {
     #[error("the handler gets no threads: {0}; raise the limit of processes or of memory")]
     Threads(std::io::Error),
     /// A listener.
-    #[error(
-        "{key} {address} cannot be listened on: {source}; stop what listens there, or set {key} to another address"
-    )]
-    Listen {
-        /// The configuration key.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The ways in which marketplaces authenticate.
     #[error(transparent)]
     Authenticate(#[from] SetUpError),
@@ -134,9 +124,9 @@ impl App {
         let delivery_ended = CancellationToken::new();
         let door = open_door(config, &store, &authenticator, &clock);
         let door = Arc::new(door.beside_delivery(delivery_ended.clone(), held.clone()));
-        let office = Arc::new(Office::new(
+        let admin_state = Arc::new(AdminState::new(
             Arc::clone(&store),
-            Arc::clone(&authenticator),
+            Arc::clone(&authenticator) as Arc<dyn SigningKeys>,
             Arc::clone(&clock),
             config.admin.token.clone(),
             delivery_ended.clone(),
@@ -146,10 +136,10 @@ impl App {
         let listener = public_listener(config, &door, &clock, http::raise_open_file_limit());
         let at_door = Arc::clone(&door);
         let public = move |app: &mut ServiceConfig| at_door.routes(app);
-        let (public_server, public) = listen("server.listen", config.server.listen, listener, public)?;
-        let listener = private_listener(config.server.keep_alive, Arc::clone(&clock), config.server.shutdown_timeout);
-        let private = move |app: &mut ServiceConfig| office.routes(app);
-        let (admin_server, admin) = listen("admin.listen", config.admin.listen, listener, private)?;
+        let (public_server, public) = http::listen("server.listen", config.server.listen, listener, public)?;
+        let listener = Listener::private(config.server.keep_alive, Arc::clone(&clock), config.server.shutdown_timeout);
+        let private = move |app: &mut ServiceConfig| admin_state.routes(app);
+        let (admin_server, admin) = http::listen("admin.listen", config.admin.listen, listener, private)?;
         let stop = CancellationToken::new();
         let servers = [public_server, admin_server].map(|server| (server.handle(), tokio::spawn(server))).into();
         Ok(Self {
@@ -361,43 +351,6 @@ fn public_connections(configured: usize, calls: usize, open_files: u64) -> usize
     let sockets = open_files.saturating_sub(reserve.saturating_add(calls)).max(open_files / 4);
     // Twice the surplus, an eighth each, is open beside them at the worst.
     configured.min(sockets / 5 * 4).max(1)
-}
-
-/// How many connections beyond `total` are there to be told so.
-fn surplus(total: usize) -> usize {
-    (total / 8).clamp(1, 512)
-}
-
-/// How a listener treats its connections that only known callers reach.
-pub(crate) fn private_listener(keep_alive: Duration, clock: Arc<dyn Clock>, shutdown_timeout: Duration) -> Listener {
-    Listener {
-        times: ConnectionTimes {
-            keep_alive,
-            request: Duration::from_secs(10),
-            answer: Duration::from_mins(1),
-            max_head_bytes: 24 * 1024 + HEAD_SLACK,
-            max_body_bytes: MAX_BODY_BYTES,
-        },
-        connections: ConnectionLimits {
-            total: PRIVATE_CONNECTIONS,
-            of_network: PRIVATE_CONNECTIONS,
-            surplus: surplus(PRIVATE_CONNECTIONS),
-            exempt: Vec::new(),
-        },
-        refusals: Arc::default(),
-        clock,
-        shutdown_timeout,
-    }
-}
-
-/// Binds a listener and makes a server of `routes` on it. It serves once it is polled.
-pub(crate) fn listen(
-    key: &'static str,
-    address: SocketAddr,
-    listener: Listener,
-    routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
-) -> Result<(Server, SocketAddr), StartError> {
-    http::listen(address, listener, routes).map_err(|source| StartError::Listen { key, address, source })
 }
 
 #[cfg(test)]

@@ -31,10 +31,10 @@ pub mod marketplace;
 
 pub mod handler;
 
-pub mod admin;
+mod admin;
 
 #[cfg(feature = "sandbox")]
-pub mod sandbox;
+mod sandbox;
 
 pub mod app;
 pub mod clock;

@@ -479,6 +479,14 @@ async fn keys_are_rotated_in_the_running_receiver() {
     let refused = keys(&["rotate"], "stranger");
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("answered 401"), "{}", said(&refused));
+    let remedy = "set admin.token, or DOORBELL__ADMIN__TOKEN, to that one";
+    let mistake = "admin.token of this configuration is not the one that the receiver runs with";
+    assert!(said(&refused).contains(mistake) && said(&refused).contains(remedy), "{}", said(&refused));
+    std::fs::write(&path, &text).expect("written");
+    let nameless = run(&["keys", "list", "--config", file], &[("DOORBELL__ADMIN__LISTEN", admin.as_str())]);
+    assert_eq!(nameless.status.code(), Some(1));
+    let mistake = "the receiver runs with an admin.token, and this configuration has none";
+    assert!(said(&nameless).contains(mistake) && said(&nameless).contains(remedy), "{}", said(&nameless));
     drop(process);
     let nobody = keys(&["rotate"], "operator");
     assert!(said(&nobody).contains("is `doorbell serve` running?"), "{}", said(&nobody));

@@ -1,36 +1,37 @@
 //! The private listener: events for the operator, results from the product, health.
 
+pub(crate) mod api;
 mod events;
 mod keys;
+mod operator;
 mod problem;
 mod request;
 
-use std::future::{Ready, ready};
-use std::net::IpAddr;
+use std::future::ready;
 use std::sync::Arc;
 
-use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, ContentType, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use actix_web::http::Method;
+use actix_web::http::header::{CACHE_CONTROL, ContentType, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, NormalizePath};
-use actix_web::{
-    FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder, guard, web,
-};
+use actix_web::{FromRequest, Handler, HttpResponse, HttpResponseBuilder, Resource, Responder, web};
 use serde::Serialize;
-use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::http::{self, health};
 use crate::printable;
 use crate::shutdown::Held;
 use crate::store::EventStore;
-use problem::Problem;
+use api::Problem;
+use operator::Operator;
 
-/// What the private listener works with.
-pub struct Office {
+pub(crate) use keys::{RotationError, SigningKeys};
+
+/// What the handlers of the private listener work with.
+pub(crate) struct AdminState {
     store: Arc<dyn EventStore>,
-    authenticator: Arc<Authenticator>,
+    signing_keys: Arc<dyn SigningKeys>,
     clock: Arc<dyn Clock>,
     token: Option<Secret>,
     /// Cancelled when nothing is delivered any more.
@@ -39,22 +40,20 @@ pub struct Office {
     _held: Held,
 }
 
-impl Office {
-    /// The private listener of a store.
-    #[must_use]
+impl AdminState {
     pub(crate) fn new(
         store: Arc<dyn EventStore>,
-        authenticator: Arc<Authenticator>,
+        signing_keys: Arc<dyn SigningKeys>,
         clock: Arc<dyn Clock>,
         token: Option<Secret>,
         delivery_ended: CancellationToken,
         held: Held,
     ) -> Self {
-        Self { store, authenticator, clock, token, delivery_ended, _held: held }
+        Self { store, signing_keys, clock, token, delivery_ended, _held: held }
     }
 
     /// Adds the private routes to a server.
-    pub fn routes(self: &Arc<Self>, app: &mut web::ServiceConfig) {
+    pub(crate) fn routes(self: &Arc<Self>, app: &mut web::ServiceConfig) {
         // Answers hold events and persons: no cache on the way keeps them, no browser takes them for a page.
         let headers = DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"));
         let everything = web::scope("")
@@ -65,89 +64,62 @@ impl Office {
             .wrap(NormalizePath::trim())
             .configure(events::routes)
             .configure(keys::routes)
-            .service(read("/health/live", crate::receive::live))
+            .service(read("/health/live", health::live))
             .service(read("/health/ready", is_ready))
             .default_service(web::to(|| ready(Err::<HttpResponse, _>(no_such_route()))));
         app.service(everything);
     }
 }
 
-/// A route that is read, and asked for its head alone.
+/// A resource that is read.
 fn read<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    let reads = guard::Any(guard::Get()).or(guard::Head());
-    only("GET, HEAD", web::resource(path).route(web::route().guard(reads).to(handler)))
+    http::readable(path, handler, refuse(http::READ))
 }
 
-/// A route that does something.
+/// A resource that does something when it is posted to.
 fn act<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    only("POST", web::resource(path).route(web::post().to(handler)))
+    web::resource(path).route(web::post().to(handler)).default_service(web::to(refuse("POST")))
 }
 
-fn only(allowed: &'static str, resource: Resource) -> Resource {
-    let refuse = move |method| ready(Err::<HttpResponse, _>(Problem::method_not_allowed(&method, allowed)));
-    resource.default_service(web::to(refuse))
+/// Answers the methods that a resource does not have.
+fn refuse(allowed: &'static str) -> impl Handler<(Method,), Output = Result<HttpResponse, Problem>> {
+    move |method| ready(Err(Problem::method_not_allowed(&method, allowed)))
 }
 
-/// A value as JSON that may be printed as it comes.
-fn json(mut response: HttpResponseBuilder, value: &impl Serialize) -> Result<HttpResponse, Problem> {
-    let document = serde_json::to_string(value).map_err(|error| Problem::internal(error.to_string()))?;
+/// An answer with a document whose fields stand as its type declares them.
+fn json(response: HttpResponseBuilder, document: &impl Serialize) -> Result<HttpResponse, Problem> {
+    written(response, serde_json::to_string(document))
+}
+
+/// An answer with a document whose fields stand in alphabetical order.
+fn sorted_json(response: HttpResponseBuilder, document: &impl Serialize) -> Result<HttpResponse, Problem> {
+    written(response, api::sorted(document).map(|document| document.to_string()))
+}
+
+fn written(mut response: HttpResponseBuilder, document: serde_json::Result<String>) -> Result<HttpResponse, Problem> {
+    let document = document.map_err(|error| Problem::internal(error.to_string()))?;
+    // An operator may print it as it comes.
     Ok(response.content_type(ContentType::json()).body(printable::json(&document).into_owned()))
 }
 
-async fn is_ready(office: web::Data<Office>) -> HttpResponse {
-    crate::receive::ready(&office.store, &office.delivery_ended).await
+async fn is_ready(state: web::Data<AdminState>) -> HttpResponse {
+    let readiness = health::readiness(&state.delivery_ended, state.store.ready()).await;
+    if let Err(error) = &readiness {
+        tracing::warn!(%error, "not ready");
+    }
+    health::ready(&readiness)
 }
 
 fn no_such_route() -> Problem {
     Problem::not_found("there is no such route here")
-}
-
-/// Proof that the caller may use the private listener: a handler that takes one cannot be reached without.
-struct Operator;
-
-impl FromRequest for Operator {
-    type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let Some(office) = request.app_data::<web::Data<Office>>() else {
-            return ready(Err(Problem::unauthorized()));
-        };
-        let given = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-        let given = given.and_then(bearer_token);
-        ready(match (&office.token, given) {
-            (None, _) if is_from_here(request) => Ok(Self),
-            (None, _) => Err(Problem::forbidden()),
-            (Some(expected), Some(given)) if given.as_bytes().ct_eq(expected.expose().as_bytes()).into() => Ok(Self),
-            (Some(_), _) => Err(Problem::unauthorized()),
-        })
-    }
-}
-
-/// The token of an `Authorization` header, whose scheme may be written in any case (RFC 9110 §11.1).
-fn bearer_token(header: &str) -> Option<&str> {
-    let (scheme, token) = header.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start())
-}
-
-/// Whether a request without a token was meant for this listener. A page in the operator's browser can have requests
-/// sent to loopback, under a name of its own choice; what it cannot do is hide whose page it is.
-fn is_from_here(request: &HttpRequest) -> bool {
-    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
-    let host = text(HOST).unwrap_or_default();
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let name = name.map_or(host, |(name, _)| name);
-    let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-    let is_own_page = text(ORIGIN).is_none_or(|origin| origin.split_once("://").is_some_and(|(_, of)| of == host));
-    (is_address || name.eq_ignore_ascii_case("localhost")) && is_own_page
 }

@@ -1,27 +1,26 @@
+//! Errors of the private listener: the one place where the reason for one becomes a status.
+
 use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::header::{ALLOW, WWW_AUTHENTICATE};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::json;
 
-use crate::authenticate::KeyringError;
+use super::api::{Problem, sorted};
+use super::keys::RotationError;
 use crate::printable;
 use crate::store::StoreError;
 
-/// What the private listener says when it does not do what it was asked: RFC 9457.
-#[derive(Debug)]
-pub(super) struct Problem {
-    status: StatusCode,
-    detail: String,
-    /// What the route answers, where it was asked for something else.
-    allowed: Option<&'static str>,
-}
-
 impl Problem {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), allowed: None }
+        Self {
+            kind: "about:blank".to_owned(),
+            title: status.canonical_reason().map(str::to_owned),
+            status: status.as_u16(),
+            detail: detail.into(),
+            allowed: None,
+        }
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -66,12 +65,12 @@ impl Problem {
     }
 }
 
-impl From<KeyringError> for Problem {
-    fn from(error: KeyringError) -> Self {
+impl From<RotationError> for Problem {
+    fn from(error: RotationError) -> Self {
         let status = match &error {
-            KeyringError::Changed => StatusCode::CONFLICT,
-            KeyringError::Vault(_) => StatusCode::SERVICE_UNAVAILABLE,
-            KeyringError::Damaged | KeyringError::Randomness(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            RotationError::Conflict(_) => StatusCode::CONFLICT,
+            RotationError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            RotationError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }
@@ -98,23 +97,19 @@ impl fmt::Display for Problem {
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.status
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status);
-        if self.status == StatusCode::UNAUTHORIZED {
+        let status = self.status_code();
+        let mut response = HttpResponse::build(status);
+        if status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
         if let Some(allowed) = self.allowed {
             response.insert_header((ALLOW, allowed));
         }
-        let body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        response.content_type("application/problem+json").body(printable::json(&body.to_string()).into_owned())
+        let document = sorted(self).map(|document| document.to_string()).unwrap_or_default();
+        response.content_type("application/problem+json").body(printable::json(&document).into_owned())
     }
 }

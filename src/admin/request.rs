@@ -12,7 +12,7 @@ use actix_web::{HttpRequest, web};
 use percent_encoding::percent_decode;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::problem::Problem;
+use super::api::Problem;
 use crate::clock::{Clock, Timestamp};
 
 /// The largest body that is read, in bytes: a result has a few lines.
@@ -95,16 +95,12 @@ fn with_its_plus(text: &str) -> String {
     }
 }
 
-/// Reads a body of JSON with no other fields than those of `Fields`, whose values may be anything.
-pub(super) async fn json<Fields, T>(
+/// Reads a body of JSON.
+pub(super) async fn json<T: DeserializeOwned>(
     clock: &dyn Clock,
     request: &HttpRequest,
     payload: web::Payload,
-) -> Result<T, Problem>
-where
-    Fields: DeserializeOwned,
-    T: DeserializeOwned,
-{
+) -> Result<T, Problem> {
     let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     let media_type = header(CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or_default().trim());
     if !media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json")) {
@@ -131,7 +127,6 @@ where
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(unfit(&"it must be a JSON object, such as {\"success\":true}"));
     }
-    serde_json::from_slice::<Fields>(&body).map_err(|error| unfit(&error))?;
     let mut document = serde_json::Deserializer::from_slice(&body);
     serde_path_to_error::deserialize(&mut document).map_err(|error| unfit(&error))
 }

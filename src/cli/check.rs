@@ -1,3 +1,5 @@
+//! `doorbell check`: whether configuration, store, marketplaces and identity providers are as they should be.
+
 use std::sync::Arc;
 
 use clap::Args;

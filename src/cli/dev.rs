@@ -1,3 +1,5 @@
+//! `doorbell dev`: a receiver and a sandbox marketplace in one process.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

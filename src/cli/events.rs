@@ -3,12 +3,11 @@
 mod copy;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
-use url::form_urlencoded::Serializer;
 
-use super::office::Office;
-use super::print::{self, Table, cell};
+use super::admin_client::AdminClient;
+use super::print::{self, Table};
 use super::{Failure, Output, Source};
+use crate::admin::api::{self, BodyEncoding, EventDetail, EventQuery, EventSummary, ResolveRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -110,101 +109,106 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.action {
         Action::List(list) => list.run().await,
         Action::Show(one) => {
-            let office = Office::of(&one.source.load()?)?;
-            print_event(&office.get(&format!("/api/v1/events/{}", path_segment(&one.id))).await?, one.output)
+            let event = one.client()?.event(&one.id).await?;
+            if one.output == Output::Json { print::sorted_json(&event) } else { print_detail(&event) }
         }
-        Action::Retry(one) => change(one, "retry", None).await,
-        Action::Resolve(resolve) => {
-            let result = json!({
-                "success": resolve.error_code.is_none(),
-                "errorCode": resolve.error_code,
-                "message": resolve.message,
-                "accountIdentifier": resolve.account_identifier,
-                "userIdentifier": resolve.user_identifier,
-            });
-            change(&resolve.one, "result", Some(&result)).await
+        Action::Retry(one) => one.print_summary(&one.client()?.retry(&one.id).await?),
+        Action::Resolve(Resolve { one, account_identifier, user_identifier, error_code, message }) => {
+            let result = ResolveRequest {
+                success: error_code.is_none(),
+                error_code: error_code.as_deref().map(Into::into),
+                message: message.clone(),
+                account_identifier: account_identifier.clone(),
+                user_identifier: user_identifier.clone(),
+            };
+            one.print_summary(&one.client()?.resolve(&one.id, &result).await?)
         }
         Action::Export(export) => export.run().await,
         Action::Import(import) => import.run().await,
     }
 }
 
-async fn change(one: &One, how: &str, body: Option<&Value>) -> Result<(), Failure> {
-    let office = Office::of(&one.source.load()?)?;
-    print_event(&office.post(&format!("/api/v1/events/{}/{how}", path_segment(&one.id)), body).await?, one.output)
-}
+impl One {
+    fn client(&self) -> Result<AdminClient, Failure> {
+        AdminClient::new(&self.source.load()?)
+    }
 
-fn path_segment(id: &str) -> String {
-    percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC).to_string()
+    fn print_summary(&self, event: &EventSummary) -> Result<(), Failure> {
+        if self.output == Output::Json {
+            return print::sorted_json(event);
+        }
+        let mut table = Table::plain();
+        add_summary(&mut table, event)?;
+        table.print()
+    }
 }
 
 impl List {
     async fn run(&self) -> Result<(), Failure> {
-        let mut query = Serializer::new(String::new());
-        for (name, value) in [
-            ("state", &self.state),
-            ("type", &self.kind),
-            ("account", &self.account),
-            ("integration", &self.integration),
-            ("from", &self.from),
-            ("to", &self.to),
-            ("cursor", &self.cursor),
-        ] {
-            query.extend_pairs(value.iter().map(|value| (name, value)));
-        }
-        let query = query.append_pair("limit", &self.limit.to_string()).finish();
-        let answer: Value = Office::of(&self.source.load()?)?.get(&format!("/api/v1/events?{query}")).await?;
+        let query = EventQuery {
+            state: self.state.clone(),
+            kind: self.kind.clone(),
+            account: self.account.clone(),
+            integration: self.integration.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            limit: Some(self.limit),
+            cursor: self.cursor.clone(),
+        };
+        let page = AdminClient::new(&self.source.load()?)?.events(&query).await?;
         if self.output == Output::Json {
-            return print::json(&answer);
+            return print::sorted_json(&page);
         }
         let mut table = Table::with_header(["received", "event", "type", "account", "state", "attempts", "last error"]);
-        for event in answer["events"].as_array().into_iter().flatten() {
-            let fields = ["receivedAt", "id", "type", "account", "state", "attempts", "lastError"];
-            table.row(fields.map(|field| cell(&event[field])));
+        for event in &page.events {
+            table.row([
+                event.received_at.as_str(),
+                &event.id.to_string(),
+                event.kind.as_ref().map_or("", |kind| kind.as_str()),
+                event.account.as_deref().unwrap_or_default(),
+                event.state.as_str(),
+                &event.attempts.to_string(),
+                event.last_error.as_deref().unwrap_or_default(),
+            ]);
         }
         table.print()?;
-        for event in answer["unreadable"].as_array().into_iter().flatten() {
-            print::line(format!("event number {} cannot be read: {}", event["number"], cell(&event["reason"])))?;
+        for event in &page.unreadable {
+            print::line(format!("event number {} cannot be read: {}", event.number, event.reason))?;
         }
-        answer["next"].as_str().map_or(Ok(()), |next| print::line(format!("there are more: --cursor {next}")))
+        page.next.map_or(Ok(()), |next| print::line(format!("there are more: --cursor {next}")))
     }
 }
 
-fn print_event(event: &Value, output: Output) -> Result<(), Failure> {
-    if output == Output::Json {
-        return print::json(event);
-    }
+fn print_detail(event: &EventDetail) -> Result<(), Failure> {
     let mut table = Table::plain();
-    for field in [
-        "id",
-        "eventUrl",
-        "integration",
-        "type",
-        "flag",
-        "account",
-        "state",
-        "receivedAt",
-        "updatedAt",
-        "attempts",
-        "result",
-        "lastError",
-        "charset",
-        "bodyEncoding",
-    ] {
-        if !event[field].is_null() {
-            table.row([field, &cell(&event[field])]);
-        }
-    }
+    add_summary(&mut table, &event.summary)?;
+    table.field("charset", event.charset.as_deref());
+    table.field("bodyEncoding", event.body_encoding.map(BodyEncoding::as_str));
     table.print()?;
-    if let Some(steps) = event["timeline"].as_array() {
-        let mut table = Table::with_header(["at", "step", "note"]);
-        for step in steps {
-            table.row(["at", "step", "note"].map(|field| cell(&step[field])));
-        }
-        table.print()?;
+    let mut timeline = Table::with_header(["at", "step", "note"]);
+    for entry in &event.timeline {
+        timeline.row([entry.at.as_str(), &entry.step, entry.note.as_deref().unwrap_or_default()]);
     }
-    if let Some(forgotten) = event["timelineForgotten"].as_u64().filter(|forgotten| *forgotten > 0) {
-        print::line(format!("of the steps in the middle {forgotten} are not kept"))?;
+    timeline.print()?;
+    if event.timeline_forgotten > 0 {
+        print::line(format!("of the steps in the middle {} are not kept", event.timeline_forgotten))?;
     }
-    event["body"].as_str().map_or(Ok(()), print::lines)
+    event.body.as_ref().map_or(Ok(()), print::lines)
+}
+
+fn add_summary(table: &mut Table, event: &EventSummary) -> Result<(), Failure> {
+    let result = event.result.as_ref().map(api::sorted).transpose().map_err(Failure::because)?;
+    table.field("id", Some(event.id));
+    table.field("eventUrl", Some(&event.event_url));
+    table.field("integration", Some(&event.integration));
+    table.field("type", event.kind.as_ref());
+    table.field("flag", event.flag.as_ref());
+    table.field("account", event.account.as_ref());
+    table.field("state", Some(event.state));
+    table.field("receivedAt", Some(&event.received_at));
+    table.field("updatedAt", Some(&event.updated_at));
+    table.field("attempts", Some(event.attempts));
+    table.field("result", result);
+    table.field("lastError", event.last_error.as_ref());
+    Ok(())
 }

@@ -1,3 +1,5 @@
+//! `doorbell health`: whether a receiver is ready.
+
 use clap::Args;
 use http::Request;
 

@@ -1,7 +1,8 @@
-use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
+//! `doorbell keys`: the keys that tokens are signed with.
 
-use super::office::Office;
+use clap::{Args, Subcommand};
+
+use super::admin_client::AdminClient;
 use super::print::{self, Table};
 use super::{Failure, Output, Source};
 
@@ -39,28 +40,15 @@ struct List {
     output: Output,
 }
 
-#[derive(Deserialize, Serialize)]
-struct Keys {
-    keys: Vec<Key>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Key {
-    kid: String,
-    created_at: String,
-    verifies_until: Option<String>,
-}
-
 pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (list, revoke) = match &arguments.action {
         Action::List(list) => (list, None),
         Action::Rotate(rotate) => (&rotate.list, Some(rotate.revoke)),
     };
-    let office = Office::of(&list.source.load()?)?;
-    let keys: Keys = match revoke {
-        None => office.get("/api/v1/keys").await?,
-        Some(revoke) => office.post(&format!("/api/v1/keys/rotate?revoke={revoke}"), None).await?,
+    let client = AdminClient::new(&list.source.load()?)?;
+    let keys = match revoke {
+        None => client.keys().await?,
+        Some(revoke) => client.rotate_keys(revoke).await?,
     };
     match list.output {
         Output::Json => print::json(&keys),

@@ -1,12 +1,12 @@
 //! The command line.
 
+mod admin_client;
 mod check;
 #[cfg(feature = "sandbox")]
 mod dev;
 mod events;
 mod health;
 mod keys;
-mod office;
 mod print;
 #[cfg(feature = "sandbox")]
 mod sandbox;

@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Write, stderr, stdout};
 use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
 use comfy_table::{ContentArrangement, Table as Cells};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Failure;
+use crate::admin::api;
 use crate::printable;
 
 /// A table whose every cell is fit to be printed.
@@ -34,6 +34,13 @@ impl Table {
         self.0.add_row(cells.collect::<Vec<_>>());
     }
 
+    /// A row of a name and a value, if there is one.
+    pub(super) fn field(&mut self, name: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.row([name, &value.to_string()]);
+        }
+    }
+
     pub(super) fn print(&self) -> Result<(), Failure> {
         write(&self.0)
     }
@@ -49,25 +56,22 @@ pub(super) fn lines(text: impl AsRef<str>) -> Result<(), Failure> {
     write(&printable::lines(text.as_ref()))
 }
 
-/// Prints a value as JSON.
+/// Prints a document as JSON whose fields stand as its type declares them.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let document = serde_json::to_string_pretty(value).map_err(Failure::because)?;
     write(&printable::json(&document))
+}
+
+/// Prints a document as JSON whose fields stand in alphabetical order.
+pub(super) fn sorted_json(value: &impl Serialize) -> Result<(), Failure> {
+    let document = api::sorted(value).map_err(Failure::because)?;
+    write(&printable::json(&format!("{document:#}")))
 }
 
 /// Says something beside the output. A closed standard error is no reason to fail.
 pub(super) fn remark(text: impl Display) {
     for line in text.to_string().lines() {
         let _ = writeln!(stderr(), "doorbell: {}", printable::line(line));
-    }
-}
-
-/// A value as a cell shows it.
-pub(super) fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 

@@ -1,3 +1,5 @@
+//! `doorbell sandbox`: the sandbox marketplace alone.
+
 use super::{Failure, print};
 use crate::clock::SystemClock;
 use crate::config::Config;

@@ -1,3 +1,5 @@
+//! `doorbell serve`: the receiver.
+
 use std::sync::Arc;
 
 use super::Failure;

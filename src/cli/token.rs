@@ -1,3 +1,5 @@
+//! `doorbell token`: a bearer token of the running receiver.
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;

@@ -28,6 +28,7 @@ pub use charset::charset_of;
 pub use id::EventId;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
+pub(crate) use outcome::boolean_or_its_text;
 pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MAX_IDENTIFIER_BYTES};
 pub(crate) use progress::MAX_RECORD_BYTES;
 pub use progress::{

@@ -145,7 +145,7 @@ pub(super) fn without_controls(text: &str) -> Cow<'_, str> {
 }
 
 /// The documentation shows `"success": "true"` too.
-fn boolean_or_its_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+pub(crate) fn boolean_or_its_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     struct Visitor;
     impl serde::de::Visitor<'_> for Visitor {
         type Value = bool;

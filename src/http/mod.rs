@@ -3,11 +3,16 @@
 //! HTTP itself is actix's. Its timers cover the first head of a connection and the time between two requests, and no
 //! other wait for a client; so they are off, and [`connection`] has a deadline for each.
 
+mod authorization;
 mod connection;
 mod excess;
 mod files;
+pub(crate) mod health;
 mod limiter;
+mod negotiation;
 mod observed;
+mod private;
+mod resource;
 mod stream;
 
 use std::io;
@@ -22,6 +27,7 @@ use actix_web::dev::{AppConfig, Server, Service, ServiceFactory, fn_factory, fn_
 use actix_web::rt::net::TcpStream;
 use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpRequest};
+use thiserror::Error;
 use tokio::net::TcpSocket;
 
 use crate::clock::Clock;
@@ -30,13 +36,26 @@ use limiter::ConnectionLimiter;
 use observed::Observed;
 use stream::GuardedStream;
 
+pub(crate) use authorization::{bearer_token, is_same_secret};
 pub(crate) use connection::ConnectionTimes;
 pub use excess::{Excess, Refusals};
 pub(crate) use files::raise_open_file_limit;
 pub(crate) use limiter::ConnectionLimits;
+pub(crate) use negotiation::prefers_xml;
+pub(crate) use private::{HEAD_SLACK, PRIVATE_CONNECTIONS, surplus};
+pub(crate) use resource::{READ, readable};
 
 /// How many connections the system makes before we take them in.
 const BACKLOG: u32 = 2048;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, Error)]
+#[error("{key} {address} cannot be listened on: {source}; stop what listens there, or set {key} to another address")]
+pub struct ListenError {
+    key: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
 
 /// How a listener treats its connections.
 pub(crate) struct Listener {
@@ -62,8 +81,18 @@ pub(crate) fn excess_of_body(request: &HttpRequest) -> Option<Excess> {
     request.conn_data::<Rc<Connection>>()?.body_excess()
 }
 
-/// Binds `address` and makes a server of `routes` on it. It serves once it is polled.
+/// Binds `address`, which the configuration has under `key`, and makes a server of `routes` on it. It serves once it is
+/// polled.
 pub(crate) fn listen(
+    key: &'static str,
+    address: SocketAddr,
+    listener: Listener,
+    routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
+) -> Result<(Server, SocketAddr), ListenError> {
+    bind(address, listener, routes).map_err(|source| ListenError { key, address, source })
+}
+
+fn bind(
     address: SocketAddr,
     listener: Listener,
     routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,

@@ -4,16 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{
-    ACCEPT, ALLOW, Accept, CONTENT_TYPE, Header, HeaderValue, Quality, QualityItem, RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use actix_web::mime::Mime;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 
 use super::given::Given;
 use crate::authenticate::AuthenticationError;
 use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
-use crate::http::Excess;
+use crate::http::{self, Excess};
 use crate::store::StoreError;
 
 /// Seconds after which a caller that was turned away for want of room may come back.
@@ -198,9 +195,7 @@ pub(super) enum Format {
 impl Format {
     /// The format that the request's `Accept` prefers.
     pub(super) fn asked_by(request: &HttpRequest) -> Self {
-        let is_xml =
-            request.headers().contains_key(ACCEPT) && Accept::parse(request).is_ok_and(|accept| prefers_xml(&accept));
-        if is_xml { Self::Xml } else { Self::Json }
+        if http::prefers_xml(request) { Self::Xml } else { Self::Json }
     }
 
     /// An answer with a result body.
@@ -223,27 +218,6 @@ impl Format {
     }
 }
 
-/// Whether XML is preferred to JSON. Where both are as welcome, the one that is named wins over a wildcard, and JSON
-/// over XML.
-fn prefers_xml(accept: &Accept) -> bool {
-    let best = |names: &[&str]| {
-        let rank = |range: &QualityItem<Mime>| {
-            let specificity = match (range.item.type_().as_str(), range.item.subtype().as_str()) {
-                ("*", _) => 0,
-                ("application" | "text", "*") => 1,
-                _ if names.contains(&range.item.essence_str()) => 2,
-                _ => return None,
-            };
-            Some((specificity, range.quality))
-        };
-        // The most specific range decides how welcome a format is.
-        let (specificity, quality) = accept.iter().filter_map(rank).max_by_key(|(specificity, _)| *specificity)?;
-        Some((quality, specificity))
-    };
-    let xml = best(&["application/xml", "text/xml"]).filter(|(quality, _)| *quality > Quality::ZERO);
-    xml > best(&["application/json"])
-}
-
 /// The answer to whatever no route is for.
 pub(super) fn no_such_route(request: &HttpRequest) -> HttpResponse {
     let message = "there is no such route here; notifications go to /notifications or /notifications/create and so on, \
@@ -256,36 +230,6 @@ pub(super) async fn wrong_method(request: HttpRequest) -> HttpResponse {
     let message = "only GET and HEAD are served here";
     let mut answer = Format::asked_by(&request)
         .result(StatusCode::METHOD_NOT_ALLOWED, &EventResult::failure(ErrorCode::InvalidOperation, message));
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(http::READ));
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn xml_is_given_to_those_who_prefer_it_and_json_to_everybody_else() {
-        for (accept, is_xml) in [
-            ("application/xml", true),
-            ("text/xml", true),
-            ("application/json", false),
-            ("*/*", false),
-            ("application/*", false),
-            ("application/xml, application/json", false),
-            ("application/xml, */*", true),
-            ("application/json, */*", false),
-            ("application/json;q=0.5, application/xml;q=0.9", true),
-            ("application/json;q=0.9, application/xml;q=0.5", false),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
-            ("application/xml;q=0, */*", false),
-            ("application/xml;q=0", false),
-            ("application/json;q=0, */*;q=0.1", true),
-            ("text/html", false),
-        ] {
-            let request = actix_web::test::TestRequest::default().insert_header((ACCEPT, accept)).to_request();
-            let parsed = Accept::parse(&request).expect("well-formed");
-            assert_eq!(prefers_xml(&parsed), is_xml, "{accept}");
-        }
-    }
 }

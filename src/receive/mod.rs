@@ -22,14 +22,13 @@ use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Answers, Config};
 use crate::event::BaseUrl;
+use crate::http;
 use crate::log_limiter::LogLimiter;
 use crate::shutdown::Held;
 use crate::store::EventStore;
 use limits::Threshold;
 
 pub use crate::http::{Excess, Refusals};
-pub use health::live;
-pub(crate) use health::ready;
 
 /// What the public listener works with.
 pub struct Door {
@@ -116,12 +115,9 @@ impl Door {
 /// A resource that may be read, by GET and HEAD, and nothing else.
 fn readable<F, Args>(path: &str, show: F) -> Resource
 where
-    F: Handler<Args> + Clone,
+    F: Handler<Args>,
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    web::resource(path)
-        .route(web::get().to(show.clone()))
-        .route(web::head().to(show))
-        .default_service(web::to(answer::wrong_method))
+    http::readable(path, show, answer::wrong_method)
 }

@@ -11,20 +11,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::Desk;
+use super::SandboxState;
 use super::bodies::to_xml;
 use crate::clock::Timestamp;
-use crate::config::Inbound;
+use crate::config::{Inbound, Secret};
 use crate::event::EventResult;
+use crate::http;
 
-/// What the real thing grants.
+/// The lifetime of the tokens that AppDirect issues.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(43_199);
-/// Events that are remembered; older ones are forgotten.
+/// How many events are kept; the oldest one goes first.
 const MAX_EVENTS: usize = 100_000;
-/// How long a slow answer takes.
+/// The delay of [`Fault::Slow`].
 const SLOW: Duration = Duration::from_secs(3);
 
 /// How a simulated event misbehaves.
@@ -45,7 +45,7 @@ pub(super) enum Fault {
     LostResult,
 }
 
-/// The format an event is given out in.
+/// The format of an event's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
@@ -53,10 +53,10 @@ pub(super) enum Format {
     Xml,
 }
 
-/// How things stand in the marketplace's view.
+/// What has become of an event in the marketplace's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub(super) enum Standing {
+pub(super) enum EventStatus {
     Pending,
     Complete,
     Failed,
@@ -69,29 +69,27 @@ pub(super) struct MarketEvent {
     pub(super) event_type: String,
     pub(super) body: Value,
     pub(super) fault: Option<Fault>,
-    /// The format it is given out in whatever `Accept` says.
+    /// The format of its body, whatever `Accept` says.
     pub(super) format: Option<Format>,
-    pub(super) standing: Standing,
+    pub(super) status: EventStatus,
     pub(super) result: Option<EventResult>,
-    /// How often it was read.
     pub(super) reads: u32,
-    /// How often a result for it was taken: at most once.
     pub(super) results_taken: u32,
-    /// How often a result for it was refused, because there was one or none was asked for.
+    /// Results that came after the first one, or for an event that has none.
     pub(super) results_refused: u32,
 }
 
-/// The marketplace's books.
+/// The marketplace: its credentials, and what it knows.
 #[derive(Debug)]
 pub(super) struct Market {
     pub(super) base_url: String,
     client_id: String,
-    client_secret: crate::config::Secret,
-    books: Mutex<Books>,
+    client_secret: Secret,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Books {
+struct State {
     tokens: HashMap<String, Timestamp>,
     events: HashMap<Uuid, MarketEvent>,
     order: BTreeMap<u64, Uuid>,
@@ -112,17 +110,17 @@ impl Market {
             base_url,
             client_id: inbound.client_id.clone(),
             client_secret: inbound.client_secret.clone(),
-            books: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The account that new events are about.
     pub(super) fn account(&self) -> String {
-        self.books().account.clone().unwrap_or_else(|| "sandbox-account".to_owned())
+        self.state().account.clone().unwrap_or_else(|| "sandbox-account".to_owned())
     }
 
     pub(super) fn add(
@@ -139,21 +137,21 @@ impl Market {
             body,
             fault,
             format,
-            standing: Standing::Pending,
+            status: EventStatus::Pending,
             result: None,
             reads: 0,
             results_taken: 0,
             results_refused: 0,
         };
-        let mut books = self.books();
-        books.events.insert(id, event);
-        let number = books.next;
-        books.next += 1;
-        books.order.insert(number, id);
-        if books.events.len() > MAX_EVENTS
-            && let Some((_, oldest)) = books.order.pop_first()
+        let mut state = self.state();
+        state.events.insert(id, event);
+        let number = state.next;
+        state.next += 1;
+        state.order.insert(number, id);
+        if state.events.len() > MAX_EVENTS
+            && let Some((_, oldest)) = state.order.pop_first()
         {
-            books.events.remove(&oldest);
+            state.events.remove(&oldest);
         }
         (id, self.event_url(id))
     }
@@ -162,51 +160,51 @@ impl Market {
         format!("{}/api/integration/v1/events/{id}", self.base_url)
     }
 
-    /// Notes what the receiver answered to a notification: a `200` with a result settles the event.
+    /// Takes the receiver's answer to a notification: a `200` with a result settles the event.
     pub(super) fn answered(&self, id: Uuid, status: u16, answer: &Value) {
-        let mut books = self.books();
-        let Some(event) = books.events.get_mut(&id) else { return };
+        let mut state = self.state();
+        let Some(event) = state.events.get_mut(&id) else { return };
         if event.asks_for_no_result() {
             if matches!(status, 200..=202) {
-                event.standing = Standing::Complete;
+                event.status = EventStatus::Complete;
             }
         } else if matches!(status, 200 | 201)
-            && event.standing == Standing::Pending
+            && event.status == EventStatus::Pending
             && let Ok(result) = serde_json::from_value(answer.clone())
         {
-            books.settle(id, result);
+            state.settle(id, result);
         }
     }
 
     /// The newest `limit` events, newest first.
     pub(super) fn newest(&self, limit: usize) -> Vec<MarketEvent> {
-        let books = self.books();
-        books.order.values().rev().take(limit).filter_map(|id| books.events.get(id).cloned()).collect()
+        let state = self.state();
+        state.order.values().rev().take(limit).filter_map(|id| state.events.get(id).cloned()).collect()
     }
 
     pub(super) fn get(&self, id: Uuid) -> Option<MarketEvent> {
-        self.books().events.get(&id).cloned()
+        self.state().events.get(&id).cloned()
     }
 
-    /// An event's body, the format it is to have, and how this reading of it misbehaves.
+    /// The body of an event, its format, and the fault of this reading, which only the first one has.
     fn read(&self, id: Uuid) -> Option<(Value, Option<Format>, Option<Fault>)> {
-        let mut books = self.books();
-        let event = books.events.get_mut(&id)?;
+        let mut state = self.state();
+        let event = state.events.get_mut(&id)?;
         event.reads += 1;
         Some((event.body.clone(), event.format, event.fault.filter(|_| event.reads == 1)))
     }
 
     fn has_token(&self, token: &str, now: Timestamp) -> bool {
-        self.books().tokens.get(token).is_some_and(|end| *end > now)
+        self.state().tokens.get(token).is_some_and(|end| *end > now)
     }
 }
 
-impl Books {
+impl State {
     fn settle(&mut self, id: Uuid, result: EventResult) {
         let Some(event) = self.events.get_mut(&id) else { return };
-        // Whatever a question is answered with, it is answered.
+        // A status request is complete whatever its answer is.
         let is_complete = result.success || event.event_type == "SUBSCRIPTION_STATUS";
-        event.standing = if is_complete { Standing::Complete } else { Standing::Failed };
+        event.status = if is_complete { EventStatus::Complete } else { EventStatus::Failed };
         event.results_taken += 1;
         if event.event_type == "SUBSCRIPTION_ORDER" && result.success && result.account_identifier.is_some() {
             self.account.clone_from(&result.account_identifier);
@@ -215,8 +213,8 @@ impl Books {
     }
 }
 
-/// Routes that wait for the sandbox to open have it as their `Desk`.
-pub(super) type DeskData = web::Data<OnceLock<Desk>>;
+/// What a route takes: nothing is in it until the sandbox is open.
+pub(super) type Shared = web::Data<OnceLock<SandboxState>>;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
     app.service(web::resource("/oauth2/token").route(web::post().to(issue)))
@@ -230,26 +228,26 @@ struct TokenForm {
     scope: Option<String>,
 }
 
-async fn issue(desk: DeskData, request: HttpRequest, form: web::Form<TokenForm>) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
+async fn issue(sandbox: Shared, request: HttpRequest, form: web::Form<TokenForm>) -> HttpResponse {
+    let Some(sandbox) = sandbox.get() else { return closed() };
     let refusal = |status: StatusCode, error: &str| HttpResponse::build(status).json(json!({ "error": error }));
-    let market = &desk.market;
+    let market = &sandbox.market;
     let expected = format!("{}:{}", market.client_id, market.client_secret.expose());
     let header = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());
     let given = header.and_then(|header| STANDARD.decode(header.strip_prefix("Basic ")?).ok()).unwrap_or_default();
     let given = percent_encoding::percent_decode(&given).collect::<Vec<u8>>();
-    if !bool::from(given.ct_eq(expected.as_bytes())) {
+    if !http::is_same_secret(&given, expected.as_bytes()) {
         return refusal(StatusCode::UNAUTHORIZED, "invalid_client");
     }
     if form.grant_type != "client_credentials" {
         return refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type");
     }
     let token = Uuid::new_v4().to_string();
-    let now = desk.clock.now();
-    let mut books = market.books();
-    books.tokens.retain(|_, end| *end > now);
-    books.tokens.insert(token.clone(), now.plus(TOKEN_LIFETIME));
-    drop(books);
+    let now = sandbox.clock.now();
+    let mut state = market.state();
+    state.tokens.retain(|_, end| *end > now);
+    state.tokens.insert(token.clone(), now.plus(TOKEN_LIFETIME));
+    drop(state);
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(json!({
         "access_token": token,
         "token_type": "bearer",
@@ -258,12 +256,12 @@ async fn issue(desk: DeskData, request: HttpRequest, form: web::Form<TokenForm>)
     }))
 }
 
-async fn read(desk: DeskData, request: HttpRequest, id: web::Path<Uuid>) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
-    if !is_authorized(desk, &request) {
+async fn read(sandbox: Shared, request: HttpRequest, id: web::Path<Uuid>) -> HttpResponse {
+    let Some(sandbox) = sandbox.get() else { return closed() };
+    if !is_authorized(sandbox, &request) {
         return unauthorized();
     }
-    let Some((body, format, fault)) = desk.market.read(*id) else { return no_such_event() };
+    let Some((body, format, fault)) = sandbox.market.read(*id) else { return no_such_event() };
     match fault {
         Some(Fault::Unauthorized) => return unauthorized(),
         Some(Fault::Error) => return HttpResponse::InternalServerError().body("sandbox: simulated error"),
@@ -279,33 +277,33 @@ async fn read(desk: DeskData, request: HttpRequest, id: web::Path<Uuid>) -> Http
     }
 }
 
-/// XML unless JSON is asked for, as the real thing answers.
+/// XML unless the request asks for JSON, as AppDirect answers.
 fn asked_for(request: &HttpRequest) -> Format {
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accept.contains("json") { Format::Json } else { Format::Xml }
 }
 
 async fn take_result(
-    desk: DeskData,
+    sandbox: Shared,
     request: HttpRequest,
     id: web::Path<Uuid>,
     result: web::Json<EventResult>,
 ) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
-    if !is_authorized(desk, &request) {
+    let Some(sandbox) = sandbox.get() else { return closed() };
+    if !is_authorized(sandbox, &request) {
         return unauthorized();
     }
     let refusal = |status: StatusCode, message: &str| HttpResponse::build(status).json(json!({ "message": message }));
-    let mut books = desk.market.books();
-    let Some(event) = books.events.get_mut(&id) else {
-        drop(books);
+    let mut state = sandbox.market.state();
+    let Some(event) = state.events.get_mut(&id) else {
+        drop(state);
         return no_such_event();
     };
     if event.asks_for_no_result() {
         event.results_refused += 1;
         return refusal(StatusCode::CONFLICT, "this event asks for no result");
     }
-    if event.standing != Standing::Pending {
+    if event.status != EventStatus::Pending {
         event.results_refused += 1;
         return refusal(StatusCode::CONFLICT, "this event has a result");
     }
@@ -315,18 +313,16 @@ async fn take_result(
         return refusal(StatusCode::BAD_REQUEST, "a successful order must carry accountIdentifier");
     }
     let is_lost = event.fault == Some(Fault::LostResult);
-    books.settle(*id, result.into_inner());
-    drop(books);
+    state.settle(*id, result.into_inner());
+    drop(state);
     if is_lost {
         return HttpResponse::InternalServerError().body("sandbox: simulated loss of the answer");
     }
     HttpResponse::NoContent().finish()
 }
 
-fn is_authorized(desk: &Desk, request: &HttpRequest) -> bool {
-    let header = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-    let token = header.and_then(|header| header.strip_prefix("Bearer "));
-    token.is_some_and(|token| desk.market.has_token(token, desk.clock.now()))
+fn is_authorized(sandbox: &SandboxState, request: &HttpRequest) -> bool {
+    http::bearer_token(request).is_some_and(|token| sandbox.market.has_token(token, sandbox.clock.now()))
 }
 
 pub(super) fn closed() -> HttpResponse {

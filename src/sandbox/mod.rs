@@ -1,52 +1,51 @@
-//! A marketplace to develop against: it plays the other side of the wire for real.
+//! A marketplace to develop against: it serves the marketplace's side of the wire for real.
 //!
-//! It issues inbound tokens, gives out events, takes results, and gets its own bearer token from the receiver's
-//! token endpoint before it notifies. `POST /simulate/…` makes something happen.
+//! It issues inbound tokens, gives out events and takes results. Before it notifies, it gets a bearer token of its own
+//! from the receiver's token endpoint. `POST /simulate/…` makes something happen.
 
 mod bodies;
 mod market;
 mod simulate;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::web;
 use tokio::task::JoinHandle;
 
-use crate::app::{StartError, listen, private_listener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, OutboundCredentials};
 use crate::egress::{Egress, EgressError};
 use crate::event::{BaseUrl, MAX_BODY_BYTES};
+use crate::http::{self, ListenError, Listener};
 use market::Market;
 
-/// How long requests in hand may finish at a stop.
+/// How long a stop waits for requests that are being answered.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A marketplace that listens.
 #[derive(Debug)]
-pub struct Sandbox {
-    /// Where it listens.
-    pub address: SocketAddr,
+pub(crate) struct Sandbox {
+    pub(crate) address: SocketAddr,
     handle: actix_web::dev::ServerHandle,
     running: JoinHandle<std::io::Result<()>>,
-    desk: Arc<std::sync::OnceLock<Desk>>,
+    state: Arc<OnceLock<SandboxState>>,
 }
 
 /// What the sandbox's routes work with.
 #[derive(Debug)]
-pub(crate) struct Desk {
+struct SandboxState {
     market: Market,
     receiver: Receiver,
-    clock: Arc<dyn ClockDebug>,
+    clock: Arc<dyn DebugClock>,
 }
 
-/// A clock that can be printed, as everything in a `Desk` can.
-pub(crate) trait ClockDebug: Clock + std::fmt::Debug {}
-impl<T: Clock + std::fmt::Debug> ClockDebug for T {}
+/// A clock that can be printed, as everything in a [`SandboxState`] can.
+trait DebugClock: Clock + std::fmt::Debug {}
+impl<T: Clock + std::fmt::Debug> DebugClock for T {}
 
-/// The receiver that is notified, and how we prove to it who we are.
+/// The receiver that is notified, and the credentials that it takes.
 #[derive(Debug)]
 struct Receiver {
     base: BaseUrl,
@@ -55,27 +54,21 @@ struct Receiver {
 }
 
 impl Sandbox {
-    /// Binds `sandbox.listen`; until [`Sandbox::open`] it turns everybody away.
-    ///
-    /// # Errors
-    /// If the address cannot be listened on.
-    pub fn bind(config: &Config) -> Result<Self, StartError> {
-        let desk = Arc::new(std::sync::OnceLock::new());
-        let shared = Arc::clone(&desk);
-        let listener = private_listener(config.server.keep_alive, Arc::new(SystemClock), SHUTDOWN_TIMEOUT);
-        let (server, address) = listen("sandbox.listen", config.sandbox.listen, listener, move |app| {
+    /// Binds `sandbox.listen`. Every request is answered 503 until [`Sandbox::open`] is called.
+    pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
+        let state = Arc::new(OnceLock::new());
+        let shared = Arc::clone(&state);
+        let listener = Listener::private(config.server.keep_alive, Arc::new(SystemClock), SHUTDOWN_TIMEOUT);
+        let (server, address) = http::listen("sandbox.listen", config.sandbox.listen, listener, move |app| {
             app.app_data(web::Data::from(Arc::clone(&shared)));
             market::routes(app);
             simulate::routes(app);
         })?;
-        Ok(Self { address, handle: server.handle(), running: tokio::spawn(server), desk })
+        Ok(Self { address, handle: server.handle(), running: tokio::spawn(server), state })
     }
 
-    /// Opens for business: notifies the receiver at `receiver` by the first integration's credentials.
-    ///
-    /// # Errors
-    /// If no client for the receiver can be set up.
-    pub fn open(
+    /// Begins to answer, and notifies the receiver at `receiver` with the first integration's credentials.
+    pub(crate) fn open(
         &self,
         config: &Config,
         receiver: BaseUrl,
@@ -83,7 +76,7 @@ impl Sandbox {
     ) -> Result<(), EgressError> {
         let integration = &config.integrations[0];
         let base_url = format!("http://{}", self.address);
-        let desk = Desk {
+        let state = SandboxState {
             market: Market::new(base_url, &integration.marketplaces[0].inbound),
             receiver: Receiver {
                 egress: Egress::new(&config.egress.direct(), vec![receiver.clone()], MAX_BODY_BYTES)?,
@@ -92,13 +85,12 @@ impl Sandbox {
             },
             clock: Arc::new(clock),
         };
-        // A second opening would change nothing; there is one receiver.
-        let _ = self.desk.set(desk);
+        // There is one receiver, so a second call would change nothing.
+        let _ = self.state.set(state);
         Ok(())
     }
 
-    /// Stops listening.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.handle.stop(true).await;
         let _ = self.running.await;
     }

@@ -14,14 +14,14 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::bodies::{KINDS, Kind, generate, merge};
-use super::market::{DeskData, Fault, Format, MarketEvent, closed, no_such_event};
-use super::{Desk, Receiver};
+use super::market::{Fault, Format, MarketEvent, Shared, closed, no_such_event};
+use super::{Receiver, SandboxState};
 use crate::config::{Outbound, SharedSecret};
 use crate::printable;
 
-/// Events one request may simulate.
+/// How many events one request may simulate.
 const MAX_COUNT: usize = 10_000;
-/// Events a listing shows.
+/// How many events a list shows.
 const LISTED: usize = 100;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
@@ -58,12 +58,12 @@ async fn no_such_route() -> HttpResponse {
 }
 
 async fn simulate(
-    desk: DeskData,
+    sandbox: Shared,
     kind: web::Path<String>,
     query: web::Query<Query>,
     overrides: web::Bytes,
 ) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
+    let Some(sandbox) = sandbox.get() else { return closed() };
     let Some(kind) = KINDS.iter().find(|known| known.path == *kind) else { return no_such_route().await };
     let overrides = if overrides.iter().all(u8::is_ascii_whitespace) {
         json!({})
@@ -81,7 +81,7 @@ async fn simulate(
     let route = if query.via == Some(Via::Shared) { String::new() } else { format!("/{}", kind.route) };
     let mut simulated = Vec::with_capacity(count);
     for _ in 0..count {
-        simulated.push(desk.simulate(kind, &route, (query.fault, query.format), overrides.clone()).await);
+        simulated.push(sandbox.simulate(kind, &route, (query.fault, query.format), overrides.clone()).await);
     }
     match simulated.len() {
         1 => print(200, &simulated[0]),
@@ -90,14 +90,14 @@ async fn simulate(
 }
 
 /// A dummy event to every URL of the receiver's, as a marketplace's ping test does.
-async fn ping(desk: DeskData, request: HttpRequest) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
+async fn ping(sandbox: Shared, request: HttpRequest) -> HttpResponse {
+    let Some(sandbox) = sandbox.get() else { return closed() };
     let mut answers = Vec::new();
     let shared = KINDS.iter().take(1).map(|kind| (kind, String::new()));
     for (kind, route) in KINDS.iter().map(|kind| (kind, format!("/{}", kind.route))).chain(shared) {
         let dummy = json!({ "flag": "STATELESS" });
-        let mut answer = desk.simulate(kind, &route, (None, None), dummy).await;
-        answer["url"] = json!(format!("{}/notifications{route}", desk.receiver.base));
+        let mut answer = sandbox.simulate(kind, &route, (None, None), dummy).await;
+        answer["url"] = json!(format!("{}/notifications{route}", sandbox.receiver.base));
         let status = answer["answer"]["status"].as_u64();
         answer["passed"] = json!(matches!(status, Some(200 | 202)));
         answers.push(answer);
@@ -121,18 +121,18 @@ async fn ping(desk: DeskData, request: HttpRequest) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("{table}\n"))
 }
 
-async fn list(desk: DeskData) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
-    let events: Vec<_> = desk.market.newest(LISTED).iter().map(|event| view(desk, event)).collect();
+async fn list(sandbox: Shared) -> HttpResponse {
+    let Some(sandbox) = sandbox.get() else { return closed() };
+    let events: Vec<_> = sandbox.market.newest(LISTED).iter().map(|event| view(sandbox, event)).collect();
     print(200, &json!({ "events": events }))
 }
 
-async fn show(desk: DeskData, id: web::Path<String>) -> HttpResponse {
-    let Some(desk) = desk.get() else { return closed() };
-    let event = Uuid::parse_str(&id).ok().and_then(|id| desk.market.get(id));
+async fn show(sandbox: Shared, id: web::Path<String>) -> HttpResponse {
+    let Some(sandbox) = sandbox.get() else { return closed() };
+    let event = Uuid::parse_str(&id).ok().and_then(|id| sandbox.market.get(id));
     match event {
         Some(event) => {
-            let mut shown = view(desk, &event);
+            let mut shown = view(sandbox, &event);
             shown["body"] = event.body;
             print(200, &shown)
         }
@@ -141,7 +141,7 @@ async fn show(desk: DeskData, id: web::Path<String>) -> HttpResponse {
 }
 
 /// An event in the marketplace's view.
-fn view(desk: &Desk, event: &MarketEvent) -> Value {
+fn view(sandbox: &SandboxState, event: &MarketEvent) -> Value {
     let told = event.result.as_ref().and_then(|result| result.account_identifier.clone());
     let account = told.map_or_else(|| event.body["payload"]["account"]["accountIdentifier"].clone(), Value::String);
     // An add-on that was only just ordered has its parent's account in the body.
@@ -149,9 +149,9 @@ fn view(desk: &Desk, event: &MarketEvent) -> Value {
         if account.is_null() { event.body["payload"]["account"]["parentAccountIdentifier"].clone() } else { account };
     json!({
         "id": event.id,
-        "eventUrl": desk.market.event_url(event.id),
+        "eventUrl": sandbox.market.event_url(event.id),
         "type": event.event_type,
-        "state": event.standing,
+        "state": event.status,
         "accountIdentifier": account,
         "result": event.result,
         "fault": event.fault,
@@ -161,7 +161,7 @@ fn view(desk: &Desk, event: &MarketEvent) -> Value {
     })
 }
 
-impl Desk {
+impl SandboxState {
     async fn simulate(
         &self,
         kind: &Kind,
@@ -180,7 +180,7 @@ impl Desk {
         json!({ "id": id, "type": event_type, "eventUrl": event_url, "answer": answer })
     }
 
-    /// Notifies the receiver, and notes what it says.
+    /// Notifies the receiver, and takes its answer.
     async fn notify(&self, route: &str, id: Uuid, event_url: &str) -> Value {
         match self.receiver.notify(route, event_url).await {
             Ok((status, answer)) => {
@@ -205,7 +205,7 @@ impl Receiver {
         Ok((answer.status().as_u16(), body))
     }
 
-    /// How we prove to the receiver who we are: by a token of its own endpoint, or else by name and password.
+    /// The `Authorization` header that the receiver takes: a token of its own endpoint, or else name and password.
     async fn authorization(&self) -> Result<String, String> {
         if let Some(oauth2) = self.outbound.oauth2() {
             return Ok(format!("Bearer {}", self.token(&oauth2.client).await?));

@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::super::office::Office;
+use super::super::admin_client::AdminClient;
 use super::super::print;
 use super::super::{Failure, Source};
+use crate::admin::api::ExportPage;
 use crate::app::open_store;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StoreUrl};
 use crate::printable;
 use crate::store::export::Line;
-use crate::store::{EXPORTED_BYTES, EventStore, Exported, Sequence, StoredEvent};
+use crate::store::{EXPORTED_BYTES, EventStore, Sequence, StoredEvent};
 
 /// Events that are imported at a time, unless their bodies are large.
 const BATCH: usize = 200;
@@ -44,15 +45,15 @@ pub(super) struct Import {
 
 /// Where an export reads.
 enum From {
-    Receiver(Office),
+    Receiver(AdminClient),
     Store(Arc<dyn EventStore>),
 }
 
 impl From {
-    async fn read(&self, place: Sequence) -> Result<Exported, Failure> {
+    async fn read(&self, place: Sequence) -> Result<ExportPage, Failure> {
         match self {
-            Self::Receiver(office) => office.get(&format!("/api/v1/export?from={place}")).await,
-            Self::Store(store) => store.export(place, BATCH).await.map_err(Failure::because),
+            Self::Receiver(client) => client.export(place).await,
+            Self::Store(store) => store.export(place, BATCH).await.map(ExportPage::from).map_err(Failure::because),
         }
     }
 }
@@ -63,7 +64,7 @@ impl Export {
         let from = if self.offline {
             From::Store(open_store(&config, &clock()).await.map_err(Failure::because)?)
         } else {
-            From::Receiver(Office::of(&config)?)
+            From::Receiver(AdminClient::new(&config)?)
         };
         let Some(file) = &self.to else {
             return copy(&from, &mut BufWriter::new(std::io::stdout().lock())).await?.verdict();
