@@ -17,7 +17,7 @@ use super::{AdminState, Operator, act, json, read, sorted_json};
 use crate::event::{EventId, EventRecord, State};
 use crate::store::{Amendment, Filter, Sequence};
 
-/// Events on a page if the caller does not say, and at most.
+/// How many events a page has if the caller does not say.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
@@ -63,7 +63,8 @@ fn state_named(text: &str) -> Result<State, Problem> {
     State::deserialize(known).map_err(|_| unfit("state", text, &"received, fetched, handled, done, deferred or dead"))
 }
 
-/// A place that a list may have named: there is an event there or after it, since the newest event is never removed.
+/// Reads a cursor. One that a list has given has an event at its place or after it, since the newest event is never
+/// removed.
 async fn cursor(state: &AdminState, text: &str) -> Result<Sequence, Problem> {
     let unfit = || unfit("cursor", text, &"the next of any list here; leave it out to begin with the newest event");
     let place = text.parse().ok().filter(|place| *place > 0).ok_or_else(unfit)?;
@@ -87,7 +88,6 @@ async fn show(_: Operator, state: web::Data<AdminState>, id: web::Path<String>) 
     sorted_json(HttpResponse::Ok(), &detail)
 }
 
-/// A body as it was received, and how it is written.
 fn shown_body(bytes: Vec<u8>) -> (String, BodyEncoding) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, BodyEncoding::Text),
@@ -101,7 +101,6 @@ async fn export(_: Operator, state: web::Data<AdminState>, request: HttpRequest)
     json(HttpResponse::Ok(), &page)
 }
 
-/// What happened to an event, from its receipt on.
 fn timeline(event: &EventRecord) -> Vec<TimelineEntry> {
     let note = event.announced.as_ref().map(|announced| format!("announced as {announced}"));
     let received = TimelineEntry { at: event.received_at.to_string(), step: "received".to_owned(), note };

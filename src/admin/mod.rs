@@ -36,7 +36,7 @@ pub(crate) struct AdminState {
     token: Option<Secret>,
     /// Cancelled when nothing is delivered any more.
     delivery_ended: CancellationToken,
-    /// Dropped last, when the store has been let go of.
+    /// Dropped after the store, which tells the app that this listener has released it.
     _held: Held,
 }
 
@@ -54,13 +54,13 @@ impl AdminState {
 
     /// Adds the private routes to a server.
     pub(crate) fn routes(self: &Arc<Self>, app: &mut web::ServiceConfig) {
-        // Answers hold events and persons: no cache on the way keeps them, no browser takes them for a page.
+        // Answers hold events and person data: no cache may keep them, and no browser may take them for a page.
         let headers = DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"));
         let everything = web::scope("")
             .app_data(web::Data::from(Arc::clone(self)))
             .app_data(web::PathConfig::default().error_handler(|_, _| no_such_route().into()))
             .wrap(headers)
-            // One trailing slash, and doubled ones, change nothing.
+            // A trailing slash and doubled ones change nothing.
             .wrap(NormalizePath::trim())
             .configure(events::routes)
             .configure(keys::routes)
@@ -108,7 +108,7 @@ fn sorted_json(response: HttpResponseBuilder, document: &impl Serialize) -> Resu
 
 fn written(mut response: HttpResponseBuilder, document: serde_json::Result<String>) -> Result<HttpResponse, Problem> {
     let document = document.map_err(|error| Problem::internal(error.to_string()))?;
-    // An operator may print it as it comes.
+    // Operators print it as it comes, on terminals that obey control characters.
     Ok(response.content_type(ContentType::json()).body(printable::json(&document).into_owned()))
 }
 

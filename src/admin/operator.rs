@@ -11,7 +11,7 @@ use super::AdminState;
 use super::api::Problem;
 use crate::http;
 
-/// Proof that the caller may use the private listener: a handler that takes one cannot be reached without.
+/// Proof that the caller may use the private listener: no handler that takes one runs without it.
 pub(super) struct Operator;
 
 impl FromRequest for Operator {
@@ -33,8 +33,10 @@ impl FromRequest for Operator {
     }
 }
 
-/// Whether a request without a token was meant for this listener. A page in the operator's browser can have requests
-/// sent to loopback, under a name of its own choice; what it cannot do is hide whose page it is.
+/// Whether a request without a token was meant for this listener.
+///
+/// A page in the operator's browser can send requests to loopback, under a host name of its own choice (DNS rebinding).
+/// It cannot hide that name, nor its own origin.
 fn is_meant_for_us(request: &HttpRequest) -> bool {
     let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     let host = text(HOST).unwrap_or_default();

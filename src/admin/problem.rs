@@ -36,8 +36,8 @@ impl Problem {
         Self { allowed: Some(allowed), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
-    pub(super) fn too_slow(patience: Duration) -> Self {
-        let detail = format!("the body was not there within {} s; send it at once", patience.as_secs());
+    pub(super) fn too_slow(timeout: Duration) -> Self {
+        let detail = format!("the body was not there within {} s; send it at once", timeout.as_secs());
         Self::new(StatusCode::REQUEST_TIMEOUT, detail)
     }
 

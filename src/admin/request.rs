@@ -1,5 +1,7 @@
-//! What callers of the private listener send: query parameters and JSON bodies, read strictly, so that a slip of the pen
-//! is an error with its remedy and not another question than the one that was meant.
+//! What callers of the private listener send: query parameters and JSON bodies.
+//!
+//! Both are read strictly. A misspelt name is an error that says what to write; it never asks for something else than the
+//! caller meant.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,12 +17,11 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::api::Problem;
 use crate::clock::{Clock, Timestamp};
 
-/// The largest body that is read, in bytes: a result has a few lines.
+/// The largest body that is read: a result has a few lines.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// How long it may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The parameters of a query. One that is empty is not there.
+/// The parameters of a query. An empty one counts as absent.
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<&'static str, String>);
 
@@ -50,12 +51,11 @@ impl Parameters {
         Ok(Self(given))
     }
 
-    /// The text of a parameter.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         self.0.get(name).cloned()
     }
 
-    /// A parameter that is not just any text. `wanted` says what it is, for whoever wrote something else.
+    /// A parameter of a type; `wanted` names the type for the caller who wrote something else.
     pub(super) fn parsed<T: FromStr>(&self, name: &str, wanted: impl Display) -> Result<Option<T>, Problem> {
         self.0.get(name).map(|text| text.parse().map_err(|_| unfit(name, text, &wanted))).transpose()
     }
@@ -76,14 +76,16 @@ pub(super) fn unfit(name: &str, text: &str, wanted: &dyn Display) -> Problem {
     Problem::bad_request(format!("{name}={text} is not {wanted}"))
 }
 
-/// A part of a query as forms encode it.
+/// Decodes a name or a value as forms encode it.
 fn decode(text: &str) -> Option<String> {
     let spaced = text.replace('+', " ");
     percent_decode(spaced.as_bytes()).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// A moment whose offset's plus sign was not encoded, so that a query shows a space there: no other space can stand before
-/// hours and minutes at the end of a moment.
+/// Puts the plus sign back into an offset.
+///
+/// A plus sign that is not encoded reads as a space. No other space can stand before the hours and minutes at the end of
+/// a moment.
 fn with_its_plus(text: &str) -> String {
     let is_offset = |text: &str| {
         let digits = text.bytes().filter(u8::is_ascii_digit).count();
@@ -118,12 +120,12 @@ pub(super) async fn json<T: DeserializeOwned>(
             Ok(body) => body.map_err(|error| Problem::bad_request(format!("the body ended early: {error}")))?,
             Err(_) => return Err(too_large()),
         },
-        () = clock.sleep(BODY_PATIENCE) => return Err(Problem::too_slow(BODY_PATIENCE)),
+        () = clock.sleep(BODY_TIMEOUT) => return Err(Problem::too_slow(BODY_TIMEOUT)),
     };
     let unfit = |error: &dyn Display| Problem::bad_request(format!("the body is not what is taken here: {error}"));
     serde_json::from_slice::<IgnoredAny>(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
-    // Fields can be read from a list as well, by their places, which nobody means.
+    // Serde also reads a struct from a list, by position, which nobody means.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(unfit(&"it must be a JSON object, such as {\"success\":true}"));
     }

@@ -25,7 +25,6 @@ pub(super) struct Arguments {
     output: Output,
 }
 
-/// One thing that was looked at.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: String,
@@ -59,7 +58,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Output::Json => print::json(&findings)?,
     }
-    if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Failure::Said) }
+    if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Failure::Printed) }
 }
 
 async fn check_store(config: &Config) -> Result<String, String> {
@@ -74,7 +73,7 @@ async fn check_store(config: &Config) -> Result<String, String> {
             Ok(format!("{place}: {}", store.durability()))
         }
         Err(OpenError::Locked { .. }) => {
-            // The doorbell that has it open can say whether it is well.
+            // The receiver that has the store open tells whether it is ready.
             let url = format!("{}/health/ready", local_url(config));
             match is_ready(&url).await {
                 Ok(()) => Ok(format!("{place}: in use by the doorbell at {}, which is ready", config.server.listen)),
@@ -111,10 +110,10 @@ async fn check_marketplaces(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether the identity providers answer whose tokens marketplaces show.
+/// Checks the identity providers whose tokens marketplaces send.
 async fn check_providers(config: &Config) -> Vec<Finding> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    // Signing keys are none of this check's business, and the store may be in use.
+    // This check needs no signing keys, and the store may be in use.
     let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
     let authenticator = match authenticator(config, &store, &clock).await {
         Ok(authenticator) => authenticator,

@@ -26,7 +26,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     print::line("ready")
 }
 
-/// Whether the receiver that answers at `url` is ready.
+/// Fails if the receiver at `url` is not ready.
 pub(super) async fn is_ready(url: &str) -> Result<(), Failure> {
     let base = BaseUrl::parse(url).map_err(|error| Failure::Command(format!("--url {url} {error}")))?;
     let egress = Egress::new(&Config::defaults().egress, vec![base], MAX_BODY_BYTES).map_err(Failure::because)?;

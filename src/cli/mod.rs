@@ -31,8 +31,8 @@ const FAILED: u8 = 1;
 /// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 78;
 
-/// How long what a command has left behind may take to end.
-const LETTING_GO: Duration = Duration::from_secs(1);
+/// How long the tasks that a command leaves behind may take to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Receives AppDirect marketplace events: authenticated, durable, run once, reported back.
 #[derive(Debug, Parser)]
@@ -78,7 +78,6 @@ enum Command {
     Health(health::Arguments),
 }
 
-/// Which configuration.
 #[derive(Debug, Args)]
 struct Source {
     /// Configuration file [default: $`DOORBELL_CONFIG`, else config/doorbell.toml if it is there].
@@ -89,12 +88,12 @@ struct Source {
 impl Source {
     fn load(&self) -> Result<Config, Failure> {
         let config = Config::load(self.config.as_deref())?;
-        self.look_at_egress(&config)?;
+        self.check_egress(&config)?;
         Ok(config)
     }
 
-    /// What `egress` names outside the configuration, certificates and a proxy, is looked at before anything begins.
-    fn look_at_egress(&self, config: &Config) -> Result<(), Failure> {
+    /// Checks what `egress` names outside the configuration, certificates and a proxy, before anything begins.
+    fn check_egress(&self, config: &Config) -> Result<(), Failure> {
         if config.egress.ca_file.is_none() && config.egress.proxy.is_none() {
             return Ok(());
         }
@@ -111,7 +110,6 @@ impl Source {
     }
 }
 
-/// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people.
@@ -125,8 +123,8 @@ enum Output {
 enum Failure {
     Configuration(ConfigError),
     Command(String),
-    /// What there was to say has been printed.
-    Said,
+    /// The reason is already printed.
+    Printed,
 }
 
 impl Failure {
@@ -166,8 +164,8 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
         }
     };
     let outcome = runtime.block_on(cli.command.run(handler));
-    // Tasks that are left let go of the store by being dropped; what blocks a thread is not waited for.
-    runtime.shutdown_timeout(LETTING_GO);
+    // The tasks that are left release the store when they are dropped; threads that block are not waited for.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(error)) => {
@@ -178,7 +176,7 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
             print::remark(reason);
             ExitCode::from(FAILED)
         }
-        Err(Failure::Said) => ExitCode::from(FAILED),
+        Err(Failure::Printed) => ExitCode::from(FAILED),
     }
 }
 
@@ -199,12 +197,12 @@ impl Command {
     }
 }
 
-/// Where the public listener is reached from this machine.
+/// The URL of the public listener from this machine.
 fn local_url(config: &Config) -> String {
     format!("http://{}{}", reachable(config.server.listen), config.server.public_url.path())
 }
 
-/// An address that reaches a listener from this machine.
+/// The address of a listener from this machine: loopback where it listens on every interface.
 fn reachable(mut listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() {
         listen.set_ip(match listen.ip() {

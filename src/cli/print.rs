@@ -1,4 +1,4 @@
-//! The one place where the command line prints: whatever others wrote is made fit for a terminal here.
+//! The one place where the command line prints. What others wrote is made harmless for a terminal here.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stderr, stdout};
@@ -11,18 +11,17 @@ use super::Failure;
 use crate::admin::api;
 use crate::printable;
 
-/// A table whose every cell is fit to be printed.
+/// A table whose cells are all harmless for a terminal.
 pub(super) struct Table(Cells);
 
 impl Table {
-    /// A table with lines and a head.
     pub(super) fn with_header<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Self {
         let mut cells = Cells::new();
         cells.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
         Self(cells)
     }
 
-    /// Columns without anything around them.
+    /// A table without lines.
     pub(super) fn plain() -> Self {
         let mut cells = Cells::new();
         cells.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -46,12 +45,10 @@ impl Table {
     }
 }
 
-/// Prints text on a line of its own.
 pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     write(&printable::line(text.as_ref()))
 }
 
-/// Prints text of several lines.
 pub(super) fn lines(text: impl AsRef<str>) -> Result<(), Failure> {
     write(&printable::lines(text.as_ref()))
 }
@@ -68,7 +65,7 @@ pub(super) fn sorted_json(value: &impl Serialize) -> Result<(), Failure> {
     write(&printable::json(&format!("{document:#}")))
 }
 
-/// Says something beside the output. A closed standard error is no reason to fail.
+/// Prints a remark on standard error. If that is closed, the command goes on.
 pub(super) fn remark(text: impl Display) {
     for line in text.to_string().lines() {
         let _ = writeln!(stderr(), "doorbell: {}", printable::line(line));
@@ -78,8 +75,8 @@ pub(super) fn remark(text: impl Display) {
 fn write(text: &dyn Display) -> Result<(), Failure> {
     let mut out = stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        // Whoever read it has seen enough: `doorbell events list | head`.
-        ErrorKind::BrokenPipe => Failure::Said,
+        // The reader has closed the pipe, as in `doorbell events list | head`.
+        ErrorKind::BrokenPipe => Failure::Printed,
         _ => Failure::Command(format!("standard output cannot be written: {error}")),
     })
 }

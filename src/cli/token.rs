@@ -56,7 +56,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     print::line(token.access_token)
 }
 
-/// Says where to go for credentials of an integration that does not use our token endpoint.
+/// The failure for an integration that does not use our token endpoint: it says where credentials come from instead.
 fn no_tokens_here(integration: &Integration) -> Failure {
     let kinds: Vec<_> = integration.outbound.iter().map(Outbound::kind).collect();
     Failure::Command(format!(

@@ -18,9 +18,9 @@ use crate::printable;
 use crate::store::export::Line;
 use crate::store::{EXPORTED_BYTES, EventStore, Sequence, StoredEvent};
 
-/// Events that are imported at a time, unless their bodies are large.
+/// How many events are imported at a time, unless their bodies are large.
 const BATCH: usize = 200;
-/// The longest line that is read, in bytes: an event with the largest body there is, escaped, has some six million.
+/// The longest line that is read: an event with the largest body, escaped, has some six million bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
@@ -43,13 +43,13 @@ pub(super) struct Import {
     file: PathBuf,
 }
 
-/// Where an export reads.
-enum From {
+/// The source of an export.
+enum ExportSource {
     Receiver(AdminClient),
     Store(Arc<dyn EventStore>),
 }
 
-impl From {
+impl ExportSource {
     async fn read(&self, place: Sequence) -> Result<ExportPage, Failure> {
         match self {
             Self::Receiver(client) => client.export(place).await,
@@ -62,9 +62,9 @@ impl Export {
     pub(super) async fn run(&self) -> Result<(), Failure> {
         let config = self.source.load()?;
         let from = if self.offline {
-            From::Store(open_store(&config, &clock()).await.map_err(Failure::because)?)
+            ExportSource::Store(open_store(&config, &clock()).await.map_err(Failure::because)?)
         } else {
-            From::Receiver(AdminClient::new(&config)?)
+            ExportSource::Receiver(AdminClient::new(&config)?)
         };
         let Some(file) = &self.to else {
             return copy(&from, &mut BufWriter::new(std::io::stdout().lock())).await?.verdict();
@@ -80,14 +80,14 @@ impl Export {
     }
 }
 
-/// What a copy has, and has not.
+/// How many events a copy has, and how many it lacks.
 struct Copied {
     events: u64,
     unreadable: u64,
 }
 
 impl Copied {
-    /// A copy that lacks events is better than none, and no success.
+    /// A copy that lacks events is kept, and fails the command.
     fn verdict(&self) -> Result<(), Failure> {
         match self.unreadable {
             0 => Ok(()),
@@ -96,8 +96,8 @@ impl Copied {
     }
 }
 
-/// Writes a whole copy. What cannot be read is named, and the rest copied all the same.
-async fn copy(from: &From, out: &mut impl Write) -> Result<Copied, Failure> {
+/// Writes every event. Those that cannot be read are named and left out.
+async fn copy(from: &ExportSource, out: &mut impl Write) -> Result<Copied, Failure> {
     let mut write = |line: Line| {
         let text = line.into_text().map_err(Failure::because)?;
         writeln!(out, "{}", printable::json(&text))
