@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use doorbell::event::{AccountIdentifier, ErrorCode};
 use doorbell::handler::{NewAccount, SubscriptionCancel, SubscriptionOrder};
-use doorbell::{EventHandler, Handled, Outcome, async_trait};
+use doorbell::{EventHandler, HandlerResult, Outcome, async_trait};
 use tokio::sync::Mutex;
 
 /// A product that gives every customer a workspace, up to a limit.
@@ -24,7 +24,7 @@ const LIMIT: usize = 100;
 
 #[async_trait]
 impl EventHandler for Workspaces {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         let event_id = event.context.event_id.to_string();
         let mut open = self.open.lock().await;
         // A run that was cut short by a crash is repeated: look whether the work is done already.
@@ -38,7 +38,7 @@ impl EventHandler for Workspaces {
         Ok(Outcome::account(account, "your workspace is ready"))
     }
 
-    async fn subscription_cancel(&self, event: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, event: SubscriptionCancel) -> HandlerResult {
         let Some(name) = event.account.account_identifier else {
             return Ok(Outcome::rejected(ErrorCode::AccountNotFound, "the event names no account"));
         };

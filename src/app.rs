@@ -19,7 +19,7 @@ use crate::authenticate::{Authenticator, Nonce, SetUpError, Vault, VaultError};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
-use crate::handler::{Accept, EventHandler};
+use crate::handler::{Accept, Handler};
 use crate::http::{self, ConnectionLimits, ConnectionTimes, HEAD_SLACK, Listener, PRIVATE_CONNECTIONS, surplus};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
@@ -91,11 +91,7 @@ impl App {
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left running then.
-    pub async fn start(
-        config: &Config,
-        handler: Arc<dyn EventHandler>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, StartError> {
+    pub async fn start(config: &Config, handler: Arc<dyn Handler>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let store = open_store(config, &clock).await?;
         Self::start_on(config, store, handler, clock).await
     }
@@ -107,7 +103,7 @@ impl App {
     pub async fn start_on(
         config: &Config,
         store: Arc<dyn EventStore>,
-        handler: Arc<dyn EventHandler>,
+        handler: Arc<dyn Handler>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let worker = Worker::new(
@@ -274,7 +270,7 @@ fn vault_error(error: StoreError) -> VaultError {
 
 /// The handler that is configured.
 #[must_use]
-pub fn configured_handler(config: &Config) -> Arc<dyn EventHandler> {
+pub fn configured_handler(config: &Config) -> Arc<dyn Handler> {
     match config.handler.kind {
         HandlerKind::Accept => Arc::new(Accept),
     }

@@ -50,4 +50,4 @@ mod telemetry;
 
 pub use async_trait::async_trait;
 pub use cli::{run, run_configured};
-pub use handler::{EventHandler, Handled, HandlerError, Outcome, retry};
+pub use handler::{EventHandler, Handler, HandlerError, HandlerResult, Outcome, Verdict, retry};

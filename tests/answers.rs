@@ -7,7 +7,7 @@ use doorbell::clock::{Clock, ManualClock, SystemClock};
 use doorbell::event::AccountIdentifier;
 use doorbell::handler::{Accept, NewAccount, SubscriptionCancel, SubscriptionOrder};
 use doorbell::store::memory::MemoryStore;
-use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
+use doorbell::{EventHandler, HandlerResult, Outcome, async_trait, retry};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,12 +24,12 @@ struct Gated(Arc<Semaphore>);
 
 #[async_trait]
 impl EventHandler for Gated {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         self.0.acquire().await.map_err(retry)?.forget();
         Ok(Outcome::account(AccountIdentifier::new(format!("account of {}", event.context.event_id))?, "welcome"))
     }
 
-    async fn subscription_cancel(&self, _: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, _: SubscriptionCancel) -> HandlerResult {
         Ok(Outcome::completed("gone"))
     }
 }
@@ -315,7 +315,7 @@ struct Nameless;
 
 #[async_trait]
 impl EventHandler for Nameless {
-    async fn subscription_order(&self, _: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, _: SubscriptionOrder) -> HandlerResult<NewAccount> {
         Ok(Outcome::account(AccountIdentifier::new("")?, "welcome"))
     }
 }

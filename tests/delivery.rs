@@ -11,7 +11,7 @@ use doorbell::handler::{
     Accept, AddonOrder, NewAccount, SubscriptionCancel, SubscriptionNotice, SubscriptionOrder, UserAssignment,
 };
 use doorbell::store::memory::MemoryStore;
-use doorbell::{EventHandler, Handled, HandlerError, Outcome, retry};
+use doorbell::{EventHandler, HandlerError, HandlerResult, Outcome, retry};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -51,7 +51,7 @@ impl Counting {
 
 #[async_trait]
 impl EventHandler for Counting {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         let is_first = self.runs.fetch_add(1, Ordering::SeqCst) == 0;
         match self.first {
             First::AsksForARetry if is_first => return Err(retry("the database is down")),
@@ -253,18 +253,18 @@ impl EventHandler for Noting {
         Ok(())
     }
 
-    async fn subscription_cancel(&self, _: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, _: SubscriptionCancel) -> HandlerResult {
         self.note("subscription_cancel");
         Ok(Outcome::completed("bye"))
     }
 
-    async fn addon_order(&self, _: AddonOrder) -> Handled<NewAccount> {
+    async fn addon_order(&self, _: AddonOrder) -> HandlerResult<NewAccount> {
         self.note("addon_order");
         let account = AccountIdentifier::new("addon").map_err(retry)?;
         Ok(Outcome::account(account, ""))
     }
 
-    async fn user_assignment(&self, event: UserAssignment) -> Handled<doorbell::handler::AssignedUser> {
+    async fn user_assignment(&self, event: UserAssignment) -> HandlerResult<doorbell::handler::AssignedUser> {
         self.note("user_assignment");
         Ok(Outcome::assigned(event.user.email, ""))
     }

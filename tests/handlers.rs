@@ -11,7 +11,7 @@ use doorbell::clock::{Clock, ManualClock, SystemClock};
 use doorbell::event::AccountIdentifier;
 use doorbell::handler::{NewAccount, SubscriptionChange, SubscriptionOrder};
 use doorbell::store::memory::MemoryStore;
-use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
+use doorbell::{EventHandler, HandlerResult, Outcome, async_trait, retry};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -88,7 +88,7 @@ impl Drop for Counted {
 
 #[async_trait]
 impl EventHandler for Product {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         let edition = event.order.edition_code.unwrap_or_default();
         let counted = Counted::begin(&self.0, &edition);
         let is_first = self.0.runs(&edition).begun == 1;
@@ -117,7 +117,7 @@ impl EventHandler for Product {
         Ok(Outcome::account(AccountIdentifier::new("account")?, "welcome"))
     }
 
-    async fn subscription_change(&self, event: SubscriptionChange) -> Handled {
+    async fn subscription_change(&self, event: SubscriptionChange) -> HandlerResult {
         let _counted = Counted::begin(&self.0, &event.order.edition_code.unwrap_or_default());
         self.0.block();
         Ok(Outcome::completed("changed"))

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use doorbell::event::AccountIdentifier;
-use doorbell::handler::{Accept, EventHandler, Handled, NewAccount, Outcome, SubscriptionOrder, retry};
+use doorbell::handler::{Accept, EventHandler, HandlerResult, NewAccount, Outcome, SubscriptionOrder, retry};
 use flate2::Compression;
 use flate2::read::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
@@ -58,7 +58,7 @@ type Run = (String, String);
 
 #[async_trait]
 impl EventHandler for Seen {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         let name = event.company.and_then(|company| company.name).unwrap_or_default();
         let quantity = event.order.items.first().and_then(|item| item.quantity.clone());
         let quantity = quantity.map(|quantity| quantity.as_str().to_owned()).unwrap_or_default();

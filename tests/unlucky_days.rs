@@ -12,7 +12,7 @@ use doorbell::handler::{Accept, NewAccount, SubscriptionCancel, SubscriptionOrde
 use doorbell::store::EventStore;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::sled::SledStore;
-use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
+use doorbell::{EventHandler, HandlerResult, Outcome, async_trait, retry};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -55,12 +55,12 @@ impl Failing {
 
 #[async_trait]
 impl EventHandler for Failing {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         self.run("order").await?;
         Ok(Outcome::account(AccountIdentifier::new(format!("account of {}", event.context.event_id))?, "welcome"))
     }
 
-    async fn subscription_cancel(&self, event: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, event: SubscriptionCancel) -> HandlerResult {
         self.run(event.account.account_identifier.as_deref().unwrap_or_default()).await?;
         Ok(Outcome::completed("gone"))
     }
@@ -362,7 +362,7 @@ struct Nameless(Arc<AtomicUsize>);
 
 #[async_trait]
 impl EventHandler for Nameless {
-    async fn subscription_order(&self, _: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, _: SubscriptionOrder) -> HandlerResult<NewAccount> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(Outcome::account(AccountIdentifier::new("a".repeat(300_000))?, "welcome"))
     }
@@ -564,7 +564,31 @@ impl EventHandler for Silent {
         Err(retry("not yet"))
     }
 
-    async fn subscription_cancel(&self, _: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, _: SubscriptionCancel) -> HandlerResult {
         Ok(Outcome::completed("gone"))
     }
+}
+
+/// A product that asks for half an hour's wait, once.
+#[derive(Default)]
+struct Patient(AtomicUsize);
+
+#[async_trait]
+impl EventHandler for Patient {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
+        if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Err(retry("the product is being moved").after(Duration::from_mins(30)));
+        }
+        Ok(Outcome::account(AccountIdentifier::new(event.context.event_id.to_string())?, "welcome"))
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_asks_for_a_wait_is_not_run_before_it_is_over() {
+    let scene = Scene::start("", Patient::default()).await;
+    scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
+    scene.until("it was run", |event| event["lastError"].is_string()).await;
+    let before = scene.clock.monotonic();
+    scene.until_state_in_time("done").await;
+    assert!(scene.clock.monotonic().since(before) >= Duration::from_mins(30));
 }

@@ -88,7 +88,7 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    web::resource(path).route(web::post().to(handler)).default_service(web::to(refuse("POST")))
+    http::postable(path, handler, refuse(http::POST))
 }
 
 /// Answers the methods that a resource does not have.

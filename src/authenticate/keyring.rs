@@ -38,8 +38,7 @@ pub enum KeyringError {
 }
 
 /// A signing key as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInfo {
     /// Names it in the tokens it signed.
     pub kid: String,

@@ -10,7 +10,7 @@ use crate::app::{App, configured_handler};
 use crate::clock::SystemClock;
 use crate::config::{Config, StoreUrl};
 use crate::event::BaseUrl;
-use crate::handler::EventHandler;
+use crate::handler::Handler;
 use crate::sandbox::Sandbox;
 use crate::{shutdown, telemetry};
 
@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     data: Option<PathBuf>,
 }
 
-pub(super) async fn run(arguments: Arguments, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
+pub(super) async fn run(arguments: Arguments, handler: Option<Arc<dyn Handler>>) -> Result<(), Failure> {
     let mut config = Config::for_development()?;
     telemetry::start(&config.log);
     let stop = shutdown::on_signal(config.server.shutdown_timeout).map_err(Failure::because)?;

@@ -24,7 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Origin};
 use crate::egress::{Egress, EgressError};
-use crate::handler::EventHandler;
+use crate::handler::Handler;
 
 /// Exit code for a command that could not do what it was asked.
 const FAILED: u8 = 1;
@@ -150,11 +150,11 @@ pub fn run_configured() -> ExitCode {
 /// Every command and every configuration key works as in the stock binary, except that `handler.kind` is not
 /// asked.
 #[must_use]
-pub fn run(handler: impl EventHandler) -> ExitCode {
+pub fn run(handler: impl Handler) -> ExitCode {
     execute(Some(Arc::new(handler)))
 }
 
-fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
+fn execute(handler: Option<Arc<dyn Handler>>) -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -181,7 +181,7 @@ fn execute(handler: Option<Arc<dyn EventHandler>>) -> ExitCode {
 }
 
 impl Command {
-    async fn run(self, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
+    async fn run(self, handler: Option<Arc<dyn Handler>>) -> Result<(), Failure> {
         match self {
             #[cfg(feature = "sandbox")]
             Self::Dev(arguments) => dev::run(arguments, handler).await,

@@ -6,10 +6,10 @@ use super::Failure;
 use crate::app::{App, configured_handler, open_store, warn_of_durability};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::handler::EventHandler;
+use crate::handler::Handler;
 use crate::{shutdown, telemetry};
 
-pub(super) async fn run(config: &Config, handler: Option<Arc<dyn EventHandler>>) -> Result<(), Failure> {
+pub(super) async fn run(config: &Config, handler: Option<Arc<dyn Handler>>) -> Result<(), Failure> {
     telemetry::start(&config.log);
     let stop = shutdown::on_signal(config.server.shutdown_timeout).map_err(Failure::because)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

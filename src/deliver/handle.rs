@@ -12,14 +12,14 @@ use super::fetch::Read;
 use super::handler_threads::{HandlerThreads, NotBegun};
 use crate::clock::Clock;
 use crate::event::{AccountStatus, EventRecord};
-use crate::handler::{Dispatched, EventHandler, HandlerError, dispatch};
+use crate::handler::{Context, Handler, HandlerError, Verdict};
 
 /// How long a run that was stopped may take to end: what waits for something ends at once.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The runs of the vendor's handler: one at a time for an event, each on a thread of its own.
 pub(super) struct HandlerRuns {
-    handler: Arc<dyn EventHandler>,
+    handler: Arc<dyn Handler>,
     clock: Arc<dyn Clock>,
     /// How long one may take.
     limit: Duration,
@@ -29,7 +29,7 @@ pub(super) struct HandlerRuns {
 impl HandlerRuns {
     /// Runs of `handler`, so many at once, each of which may take so long.
     pub(super) fn new(
-        handler: Arc<dyn EventHandler>,
+        handler: Arc<dyn Handler>,
         clock: Arc<dyn Clock>,
         limit: Duration,
         at_once: usize,
@@ -44,14 +44,15 @@ impl HandlerRuns {
     /// ends, and the event is not run again before that. Dropping the future stops the run.
     pub(super) async fn run(
         &self,
-        record: EventRecord,
+        record: &EventRecord,
         read: Read,
         status: Option<AccountStatus>,
-    ) -> Result<Dispatched, StageError> {
+    ) -> Result<Verdict, StageError> {
         let handler = Arc::clone(&self.handler);
         let (event, span) = (record.id, tracing::Span::current());
         let account = record.account.clone().map(|account| (record.integration.clone(), account));
-        let work = async move { dispatch(handler.as_ref(), &record, read.event, read.body.bytes, status).await };
+        let context = Context::of(record, &read.event, read.body.bytes, status);
+        let work = async move { handler.run(&context, &read.event).await };
         let mut run = self.threads.begin(event, account, work.instrument(span)).map_err(|reason| match reason {
             NotBegun::RunBefore => StageError::transient(
                 "the handler is not run, because a run before, of this event or of its account, has not ended: it took too \
@@ -81,16 +82,14 @@ impl HandlerRuns {
         }
     }
 
-    fn outcome(
-        &self,
-        ended: Result<Option<Result<Dispatched, HandlerError>>, JoinError>,
-    ) -> Result<Dispatched, StageError> {
+    fn outcome(&self, ended: Result<Option<Result<Verdict, HandlerError>>, JoinError>) -> Result<Verdict, StageError> {
         match ended {
-            Ok(Some(Ok(dispatched))) => Ok(dispatched),
-            Ok(Some(Err(error))) if error.may_pass() => {
-                Err(StageError::transient(format!("the handler asks to be run again: {error}")))
-            }
+            Ok(Some(Err(error))) if error.is_transient() => Err(StageError::transient_after(
+                format!("the handler asks to be run again: {error}"),
+                error.retry_after(),
+            )),
             Ok(Some(Err(error))) => Err(StageError::permanent(format!("the handler made no valid result: {error}"))),
+            Ok(Some(Ok(verdict))) => Ok(verdict),
             Ok(None) => {
                 let limit = humantime::format_duration(self.limit);
                 Err(StageError::transient(format!("the handler did not finish within {limit}")))

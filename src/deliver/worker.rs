@@ -15,7 +15,7 @@ use super::{Ending, Lasting, Retry, RetrySchedule, StageError};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::Answers;
 use crate::event::{AccountStatus, EventRecord, EventType, EventUrl, Facts, Failure, State};
-use crate::handler::{Dispatched, EventHandler};
+use crate::handler::{Handler, Verdict};
 use crate::marketplace::MarketplaceClient;
 use crate::store::{Advanced, Claim, EventStore, Settlement, Step, StoreError};
 
@@ -78,7 +78,7 @@ impl Worker {
     pub fn new(
         store: Arc<dyn EventStore>,
         clock: Arc<dyn Clock>,
-        handler: Arc<dyn EventHandler>,
+        handler: Arc<dyn Handler>,
         integrations: Vec<Integration>,
         delivery: &crate::config::Delivery,
         handler_timeout: Duration,
@@ -298,17 +298,17 @@ impl Worker {
             return self.settle(claim, Settlement::Done(None)).await;
         }
         let status = self.asked_status(claim.event()).await?;
-        let handled = Box::pin(self.runs.run(claim.event().clone(), read, status)).await;
+        let handled = Box::pin(self.runs.run(claim.event(), read, status)).await;
         match handled {
-            Ok(Dispatched::Result(result)) => match claim.event().check_result(&result) {
+            Ok(Verdict::Result(result)) => match claim.event().check_result(&result) {
                 Ok(()) => self.advance(claim, Step::Handled(result), None).await,
                 Err(error) => {
                     let reason = format!("the handler made no valid result: {error}");
                     Ok(Stage::Failed(claim, StageError::permanent(reason)))
                 }
             },
-            Ok(Dispatched::NoResult) => self.settle(claim, Settlement::Done(None)).await,
-            Ok(Dispatched::Deferred) => self.settle(claim, Settlement::Deferred).await,
+            Ok(Verdict::NoResult) => self.settle(claim, Settlement::Done(None)).await,
+            Ok(Verdict::Deferred) => self.settle(claim, Settlement::Deferred).await,
             Err(error) => Ok(Stage::Failed(claim, error)),
         }
     }

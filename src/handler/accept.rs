@@ -1,9 +1,9 @@
 use async_trait::async_trait;
 
 use super::{
-    AddonBinding, AddonCancel, AddonChange, AddonOrder, AssignedUser, Context, EventHandler, Handled, HandlerError,
-    NewAccount, OtherEvent, Outcome, SubscriptionCancel, SubscriptionChange, SubscriptionNotice, SubscriptionOrder,
-    UserAssignment, UserUnassignment,
+    AddonBinding, AddonCancel, AddonChange, AddonOrder, AssignedUser, Context, EventHandler, HandlerError,
+    HandlerResult, NewAccount, OtherEvent, Outcome, SubscriptionCancel, SubscriptionChange, SubscriptionNotice,
+    SubscriptionOrder, UserAssignment, UserUnassignment,
 };
 use crate::event::{Account, AccountIdentifier};
 
@@ -13,14 +13,14 @@ use crate::event::{Account, AccountIdentifier};
 pub struct Accept;
 
 /// An account of our own invention: the same at every run of one event.
-fn invented_account(context: &Context) -> Handled<NewAccount> {
+fn invented_account(context: &Context) -> HandlerResult<NewAccount> {
     let account = AccountIdentifier::new(format!("account-{}", context.event_id))?;
     tracing::info!(account = account.as_str(), "accepted, and invented an account");
     Ok(Outcome::account(account, "accepted"))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is what most methods answer")]
-fn accepted(account: &Account) -> Handled {
+fn accepted(account: &Account) -> HandlerResult {
     tracing::info!(account = account.account_identifier.as_deref(), "accepted");
     Ok(Outcome::completed("accepted"))
 }
@@ -31,15 +31,15 @@ impl EventHandler for Accept {
         false
     }
 
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         invented_account(&event.context)
     }
 
-    async fn subscription_change(&self, event: SubscriptionChange) -> Handled {
+    async fn subscription_change(&self, event: SubscriptionChange) -> HandlerResult {
         accepted(&event.account)
     }
 
-    async fn subscription_cancel(&self, event: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, event: SubscriptionCancel) -> HandlerResult {
         accepted(&event.account)
     }
 
@@ -47,37 +47,37 @@ impl EventHandler for Accept {
         accepted(&event.account).map(|_| ())
     }
 
-    async fn user_assignment(&self, event: UserAssignment) -> Handled<AssignedUser> {
+    async fn user_assignment(&self, event: UserAssignment) -> HandlerResult<AssignedUser> {
         tracing::info!(account = event.account.account_identifier.as_deref(), "accepted");
         let user = event.user.uuid.unwrap_or_else(|| format!("user-{}", event.context.event_id));
         Ok(Outcome::assigned(Some(user), "accepted"))
     }
 
-    async fn user_unassignment(&self, event: UserUnassignment) -> Handled {
+    async fn user_unassignment(&self, event: UserUnassignment) -> HandlerResult {
         accepted(&event.account)
     }
 
-    async fn addon_order(&self, event: AddonOrder) -> Handled<NewAccount> {
+    async fn addon_order(&self, event: AddonOrder) -> HandlerResult<NewAccount> {
         invented_account(&event.context)
     }
 
-    async fn addon_change(&self, event: AddonChange) -> Handled {
+    async fn addon_change(&self, event: AddonChange) -> HandlerResult {
         accepted(&event.account)
     }
 
-    async fn addon_cancel(&self, event: AddonCancel) -> Handled {
+    async fn addon_cancel(&self, event: AddonCancel) -> HandlerResult {
         accepted(&event.account)
     }
 
-    async fn addon_bind(&self, event: AddonBinding) -> Handled {
+    async fn addon_bind(&self, event: AddonBinding) -> HandlerResult {
         accepted(&event.account)
     }
 
-    async fn addon_unbind(&self, event: AddonBinding) -> Handled {
+    async fn addon_unbind(&self, event: AddonBinding) -> HandlerResult {
         accepted(&event.account)
     }
 
-    async fn other(&self, event: OtherEvent) -> Handled {
+    async fn other(&self, event: OtherEvent) -> HandlerResult {
         accepted(&event.event.payload.account.unwrap_or_default())
     }
 }

@@ -1,8 +1,11 @@
 //! What each handler method is given: only what its family of events has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::event::{Account, AccountStatus, Company, Event, EventId, EventType, Flag, Link, Notice, Order, User};
+use crate::event::{
+    Account, AccountStatus, Company, Event, EventId, EventRecord, EventType, Flag, Link, Notice, Order, User,
+};
 
 /// What every event has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +26,34 @@ pub struct Context {
     pub creator: Option<User>,
     /// Related resources, such as `oidcClient`.
     pub links: Vec<Link>,
-    /// The body as received, for what the types here do not show.
-    pub body: Vec<u8>,
+    /// How the account stands that a status event asks about, by the events so far; nothing for any other event.
+    pub account_status: Option<AccountStatus>,
+    /// The body as received, for what the types here do not show. Shared, so that a clone costs nothing.
+    pub body: Arc<[u8]>,
 }
 
 impl Context {
+    /// The context of `event`, read from `body`; `account_status` is what a status event asks about.
+    pub(crate) fn of(
+        record: &EventRecord,
+        event: &Event,
+        body: Vec<u8>,
+        account_status: Option<AccountStatus>,
+    ) -> Self {
+        Self {
+            event_id: record.id,
+            event_type: event.kind.clone(),
+            integration: record.integration.clone(),
+            marketplace: record.marketplace.clone(),
+            flag: event.flag.clone(),
+            application_uuid: event.application_uuid.clone(),
+            creator: event.creator.clone(),
+            links: event.links.clone(),
+            account_status,
+            body: body.into(),
+        }
+    }
+
     /// Whether this is a test purchase: the real flow without invoices.
     #[must_use]
     pub fn is_development(&self) -> bool {

@@ -1,15 +1,16 @@
 //! The vendor's product logic: what runs, once, for each event.
 
 mod accept;
-mod dispatch;
 mod events;
+mod typed;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::event::{AccountIdentifier, ErrorCode, EventResult, IdentifierError};
+use crate::event::{AccountIdentifier, ErrorCode, Event, EventResult, IdentifierError};
 
 pub use accept::Accept;
 pub use events::{
@@ -17,10 +18,37 @@ pub use events::{
     SubscriptionNotice, SubscriptionOrder, SubscriptionStatus, UserAssignment, UserUnassignment, UserUpdated,
 };
 
-pub(crate) use dispatch::{Dispatched, dispatch};
+/// What runs for each event: the one interface through which events are handled.
+///
+/// [`EventHandler`] is the usual way to write one, with a method for each family of events; every one of these is a
+/// `Handler`. To implement this directly is for product logic that treats all events alike, such as forwarding them.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// See [`EventHandler::may_block`].
+    fn may_block(&self) -> bool {
+        true
+    }
+
+    /// Handles one event. [`EventHandler`] says how often and where this runs.
+    ///
+    /// # Errors
+    /// If there is no outcome: [`retry`] asks for another run.
+    async fn run(&self, context: &Context, event: &Event) -> Result<Verdict, HandlerError>;
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// This is reported to the marketplace.
+    Result(EventResult),
+    /// The event asks for no result.
+    NoResult,
+    /// The result is given later, by `POST /api/v1/events/{id}/result` on the admin listener.
+    Deferred,
+}
 
 /// What a handler made of an event, or a [`HandlerError`] if it could not tell.
-pub type Handled<C = Completed> = Result<Outcome<C>, HandlerError>;
+pub type HandlerResult<C = Completed> = Result<Outcome<C>, HandlerError>;
 
 /// What a handler made of an event. `C` is what success must bring along.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,33 +97,48 @@ pub struct Rejection {
 
 /// Why a handler has no outcome.
 ///
-/// [`retry`] makes one that may pass. There is no conversion by `?` from errors at large, because whether an error may
-/// pass is a decision, and a wrong guess either repeats the impossible for a day or drops a customer's purchase. The
-/// one exception is an identifier that is empty, which never passes: the event is dead at once, with that reason.
+/// [`retry`] makes a transient one. There is no conversion by `?` from errors at large, because whether an error is
+/// transient is a decision, and a wrong guess either repeats the impossible for a day or drops a customer's purchase.
+/// The one exception is an identifier that is empty, which is permanent: the event is dead at once, with that reason.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{reason}")]
 pub struct HandlerError {
     reason: String,
-    may_pass: bool,
+    is_transient: bool,
+    retry_after: Option<Duration>,
 }
 
 impl HandlerError {
     /// Whether the handler asks to be run again.
     #[must_use]
-    pub const fn may_pass(&self) -> bool {
-        self.may_pass
+    pub const fn is_transient(&self) -> bool {
+        self.is_transient
+    }
+
+    /// The least time before the next run, if the handler asks for one.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The same, with the next run no sooner than `wait` from now.
+    ///
+    /// Honoured up to the longest step of `delivery.retry`.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 }
 
 impl From<IdentifierError> for HandlerError {
     fn from(error: IdentifierError) -> Self {
-        Self { reason: error.to_string(), may_pass: false }
+        Self { reason: error.to_string(), is_transient: false, retry_after: None }
     }
 }
 
-/// Marks an error as one that may pass: the handler is run again later.
+/// Marks an error as transient: the handler is run again later.
 pub fn retry(error: impl fmt::Display) -> HandlerError {
-    HandlerError { reason: error.to_string(), may_pass: true }
+    HandlerError { reason: error.to_string(), is_transient: true, retry_after: None }
 }
 
 impl<C> Outcome<C> {
@@ -160,17 +203,17 @@ pub trait EventHandler: Send + Sync + 'static {
     }
 
     /// A customer bought the product.
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         Ok(unsupported(&event.context))
     }
 
     /// A subscription changes: edition, quantity, owner.
-    async fn subscription_change(&self, event: SubscriptionChange) -> Handled {
+    async fn subscription_change(&self, event: SubscriptionChange) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
     /// A subscription ends. Without a success the marketplace keeps it going.
-    async fn subscription_cancel(&self, event: SubscriptionCancel) -> Handled {
+    async fn subscription_cancel(&self, event: SubscriptionCancel) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
@@ -183,7 +226,7 @@ pub trait EventHandler: Send + Sync + 'static {
 
     /// The marketplace asks how a subscription stands. Answered from the events so far, unless the product knows
     /// better.
-    async fn subscription_status(&self, event: SubscriptionStatus) -> Handled {
+    async fn subscription_status(&self, event: SubscriptionStatus) -> HandlerResult {
         let account = event.account.account_identifier.as_deref().unwrap_or_default();
         Ok(match event.status {
             Some(status) => Outcome::completed(status.as_str()),
@@ -192,48 +235,48 @@ pub trait EventHandler: Send + Sync + 'static {
     }
 
     /// A user is given a seat.
-    async fn user_assignment(&self, event: UserAssignment) -> Handled<AssignedUser> {
+    async fn user_assignment(&self, event: UserAssignment) -> HandlerResult<AssignedUser> {
         Ok(unsupported(&event.context))
     }
 
     /// A user's seat is taken.
-    async fn user_unassignment(&self, event: UserUnassignment) -> Handled {
+    async fn user_unassignment(&self, event: UserUnassignment) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
     /// A user's details changed. Most products need not care.
-    async fn user_updated(&self, event: UserUpdated) -> Handled {
+    async fn user_updated(&self, event: UserUpdated) -> HandlerResult {
         let _ = event;
         Ok(Outcome::completed("nothing to do"))
     }
 
     /// A customer bought an add-on.
-    async fn addon_order(&self, event: AddonOrder) -> Handled<NewAccount> {
+    async fn addon_order(&self, event: AddonOrder) -> HandlerResult<NewAccount> {
         Ok(unsupported(&event.context))
     }
 
     /// An add-on changes.
-    async fn addon_change(&self, event: AddonChange) -> Handled {
+    async fn addon_change(&self, event: AddonChange) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
     /// An add-on ends.
-    async fn addon_cancel(&self, event: AddonCancel) -> Handled {
+    async fn addon_cancel(&self, event: AddonCancel) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
     /// An add-on is bound to a user.
-    async fn addon_bind(&self, event: AddonBinding) -> Handled {
+    async fn addon_bind(&self, event: AddonBinding) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
     /// An add-on is taken from a user.
-    async fn addon_unbind(&self, event: AddonBinding) -> Handled {
+    async fn addon_unbind(&self, event: AddonBinding) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 
     /// An event of a type this version has no method for.
-    async fn other(&self, event: OtherEvent) -> Handled {
+    async fn other(&self, event: OtherEvent) -> HandlerResult {
         Ok(unsupported(&event.context))
     }
 }

@@ -43,7 +43,7 @@ pub(crate) use files::raise_open_file_limit;
 pub(crate) use limiter::ConnectionLimits;
 pub(crate) use negotiation::prefers_xml;
 pub(crate) use private::{HEAD_SLACK, PRIVATE_CONNECTIONS, surplus};
-pub(crate) use resource::{READ, readable};
+pub(crate) use resource::{POST, READ, postable, readable};
 
 /// How many connections the system makes before we take them in.
 const BACKLOG: u32 = 2048;

@@ -102,10 +102,9 @@ impl Door {
         for path in metadata::paths(&self.prefix) {
             everything = everything.service(readable(&path, metadata::show));
         }
-        let token = web::resource("/oauth2/token").route(web::post().to(token::issue));
         let prefixed = web::scope(&self.prefix)
             .configure(notifications::routes)
-            .service(token.default_service(web::to(token::wrong_method)))
+            .service(http::postable("/oauth2/token", token::issue, token::wrong_method))
             .configure(health::routes)
             .default_service(web::to(notifications::no_such_route));
         app.service(everything.service(prefixed));

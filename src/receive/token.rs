@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use super::Door;
 use super::answer::{self, Refusal};
 use crate::authenticate::{NameAndPassword, TokenRefused, TokenRequest};
-use crate::http::{Excess, excess_of_body};
+use crate::http::{self, Excess, excess_of_body};
 
 /// What went wrong, in the words of RFC 6749 §5.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub(super) async fn wrong_method(door: web::Data<Door>, request: HttpRequest) ->
         return answer::no_such_route(&request);
     }
     let mut response = HttpResponse::MethodNotAllowed()
-        .insert_header((ALLOW, "POST"))
+        .insert_header((ALLOW, http::POST))
         .json(ErrorAnswer { error: "invalid_request", error_description: "tokens are asked for by POST" });
     forbid_caching(&mut response);
     response

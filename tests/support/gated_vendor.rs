@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use doorbell::event::AccountIdentifier;
 use doorbell::handler::{NewAccount, SubscriptionOrder};
-use doorbell::{EventHandler, Handled, Outcome, async_trait, retry};
+use doorbell::{EventHandler, HandlerResult, Outcome, async_trait, retry};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -17,7 +17,7 @@ struct Gated;
 
 #[async_trait]
 impl EventHandler for Gated {
-    async fn subscription_order(&self, event: SubscriptionOrder) -> Handled<NewAccount> {
+    async fn subscription_order(&self, event: SubscriptionOrder) -> HandlerResult<NewAccount> {
         let gate = std::env::var("GATE").map_err(retry)?;
         if std::env::var_os("BLOCKS").is_some() {
             let mut gate = std::net::TcpStream::connect(gate).map_err(retry)?;

@@ -201,14 +201,20 @@ mod tests {
 
     #[test]
     fn a_query_has_the_parameters_that_are_given() {
+        let query = EventQuery { kind: Some("A&B".into()), limit: Some(20), ..EventQuery::default() };
+        assert_eq!(query.encoded(), "type=A%26B&limit=20");
+        let given = |text: &str| Some(text.to_owned());
         let query = EventQuery {
-            state: Some("dead".into()),
-            kind: Some("A&B".into()),
-            limit: Some(20),
-            cursor: Some("7".into()),
-            ..EventQuery::default()
+            state: given("s"),
+            kind: given("k"),
+            account: given("a"),
+            integration: given("i"),
+            from: given("f"),
+            to: given("t"),
+            limit: Some(1),
+            cursor: given("c"),
         };
-        assert_eq!(query.encoded(), "state=dead&type=A%26B&limit=20&cursor=7");
+        assert_eq!(query.encoded(), "state=s&type=k&account=a&integration=i&from=f&to=t&limit=1&cursor=c");
     }
 
     #[test]
