@@ -88,8 +88,11 @@ async fn how_long_a_marketplace_asks_to_be_left_alone_is_passed_on_as_it_stands(
     }
 }
 
+/// The headers and the body of an answer.
+type Content = (Vec<(&'static str, &'static str)>, Vec<u8>);
+
 /// More than is read, and what it is packed into.
-fn too_much() -> [(Vec<(&'static str, &'static str)>, Vec<u8>); 2] {
+fn too_much() -> [Content; 2] {
     let plain = vec![b'x'; 3 << 20];
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packed.write_all(&plain).expect("packs");

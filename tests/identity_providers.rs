@@ -778,17 +778,20 @@ async fn answers_about_tokens_are_read_whatever_their_charset_and_the_characters
 #[tokio::test]
 async fn an_identity_provider_that_compares_our_secret_raw_is_asked_with_it_raw() {
     let with = INTROSPECTION.replace("door:bell", "doorbell");
-    let scene = start(&with).await;
-    // "doorbell:s3cret&"
-    let raw = "Basic ZG9vcmJlbGw6czNjcmV0Jg==";
-    scene.provider.with(|books| {
-        books.wants = Some(raw.to_owned());
+    for refusal in [401, 403] {
+        let scene = start(&with).await;
+        // "doorbell:s3cret&"
+        let raw = "Basic ZG9vcmJlbGw6czNjcmV0Jg==";
+        scene.provider.with(|books| {
+            books.wants = Some((raw.to_owned(), refusal));
+            for token in ["one", "two"] {
+                books.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
+            }
+        });
         for token in ["one", "two"] {
-            books.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
+            assert_eq!(scene.status(token).await, 202, "refused with {refusal}");
         }
-    });
-    for token in ["one", "two"] {
-        assert_eq!(scene.status(token).await, 202);
+        let others = scene.provider.with(|books| books.authorization.iter().filter(|shown| *shown != raw).count());
+        assert_eq!(others, 1);
     }
-    assert_eq!(scene.provider.with(|books| books.authorization.iter().filter(|shown| *shown != raw).count()), 1);
 }

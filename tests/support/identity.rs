@@ -51,8 +51,8 @@ pub struct Books {
     pub hanging: usize,
     /// Told when those that hang are to look again.
     pub looked_at: tokio::sync::watch::Sender<()>,
-    /// The only credentials that introspection may be asked with.
-    pub wants: Option<String>,
+    /// The only credentials that introspection may be asked with, and what others are answered.
+    pub wants: Option<(String, u16)>,
     /// Credentials that introspection was asked with.
     pub authorization: Vec<String>,
 }
@@ -157,8 +157,10 @@ async fn introspect(
     let mut books = books.lock().expect("unpoisoned");
     let authorization = request.headers().get("authorization").and_then(|header| header.to_str().ok());
     books.authorization.extend(authorization.map(str::to_owned));
-    if books.wants.is_some() && books.wants.as_deref() != authorization {
-        return HttpResponse::Unauthorized().finish();
+    if let Some((wanted, status)) = &books.wants
+        && Some(wanted.as_str()) != authorization
+    {
+        return HttpResponse::build(actix_web::http::StatusCode::from_u16(*status).expect("a status")).finish();
     }
     if let Some((content_type, body)) = books.raw_tokens.get(&form["token"]) {
         return HttpResponse::Ok().content_type(*content_type).body(body.clone());
