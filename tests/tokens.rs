@@ -392,6 +392,21 @@ async fn a_refusal_that_may_mean_anything_is_not_put_down_to_a_secret_that_has_w
 }
 
 #[tokio::test]
+async fn the_form_that_gets_further_is_the_one_to_go_on_with() {
+    let marketplace = Marketplace::start().await;
+    marketplace.with(|books| {
+        books.credentials = Some(basic("vendor", "a/b"));
+        let out_of_scope = Twist::Say(400, vec![JSON], br#"{"error": "invalid_scope"}"#.to_vec());
+        books.token_twists.extend([Twist::Answer(401), out_of_scope]);
+    });
+    let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), Arc::new(SystemClock));
+    let error = client.check().await.expect_err("no token").to_string();
+    assert!(error.contains("invalid_scope"), "{error}");
+    assert_eq!(client.check().await.expect("a token"), CredentialForm::Raw);
+    assert_eq!(marketplace.with(|books| books.token_requests), 3, "the other is not tried again");
+}
+
+#[tokio::test]
 async fn an_empty_scope_is_not_sent() {
     let marketplace = Marketplace::start().await;
     // The marketplace of the tests refuses whoever does not ask for its scope.

@@ -124,7 +124,7 @@ impl TokenEndpoint {
     pub(super) async fn ask(&self) -> Result<Issued, CallError> {
         let may_be_form = self.raw.is_some();
         let has_worked = self.have_worked.load(Ordering::Relaxed);
-        let refused = match self.ask_with(self.form()).await {
+        let first = match self.ask_with(self.form()).await {
             Ok(issued) => return Ok(issued),
             Err(Refusal::Credentials(_)) if may_be_form => None,
             Err(Refusal::Anything(error)) if may_be_form && !has_worked => Some(error),
@@ -136,13 +136,18 @@ impl TokenEndpoint {
         };
         // Whatever comes of it, the first form is not the one to go on with: a slow endpoint gets to the second, too.
         self.is_raw_first.store(other == CredentialForm::Raw, Ordering::Relaxed);
-        self.ask_with(other).await.map_err(|refusal| match refusal {
-            Refusal::Credentials(error) | Refusal::Anything(error) => {
-                self.is_raw_first.store(false, Ordering::Relaxed);
-                // What was wrong at first was not the form.
-                refused.unwrap_or(error)
+        self.ask_with(other).await.map_err(|refusal| {
+            let (error, got_further) = match refusal {
+                Refusal::Credentials(error) => (error, false),
+                Refusal::Anything(error) => (error, first.is_none()),
+                Refusal::Other(error) => return error,
+            };
+            if got_further {
+                return error;
             }
-            Refusal::Other(error) => error,
+            self.is_raw_first.store(false, Ordering::Relaxed);
+            // What may have been anything was not the form.
+            first.unwrap_or(error)
         })
     }
 
