@@ -399,7 +399,8 @@ async fn the_form_that_gets_further_is_the_one_to_go_on_with() {
         let out_of_scope = Twist::Say(400, vec![JSON], br#"{"error": "invalid_scope"}"#.to_vec());
         books.token_twists.extend([Twist::Answer(401), out_of_scope]);
     });
-    let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), Arc::new(SystemClock));
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), clock);
     let error = client.check().await.expect_err("no token").to_string();
     assert!(error.contains("invalid_scope"), "{error}");
     assert_eq!(client.check().await.expect("a token"), CredentialForm::Raw);
