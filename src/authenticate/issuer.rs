@@ -263,7 +263,7 @@ impl Issuer {
             Ok(true) => self.verified.forget_all(),
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(%error, "the signing keys cannot be read again; those that are known stay good")
+                tracing::warn!(%error, "the signing keys cannot be read again; those that are known stay good");
             }
         }
     }
@@ -562,7 +562,7 @@ mod tests {
         let one = open(&vault, &Config::defaults(), NOW).await;
         let other = Arc::new(open_by(Arc::clone(&clock), &vault, &Config::defaults()).await);
         let stranger = EncodingKey::from_secret(&[8; 32]);
-        let claims: Claims = jsonwebtoken::dangerous::insecure_decode(&token(&one, NOW)).expect("claims").claims;
+        let claims: Claims = jsonwebtoken::dangerous::insecure_decode(token(&one, NOW)).expect("claims").claims;
         let invented = |number: usize| {
             let header = Header { kid: Some(format!("invented-{number}")), ..Header::new(ALGORITHM) };
             encode(&header, &claims, &stranger).expect("signs")
