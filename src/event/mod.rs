@@ -26,6 +26,7 @@ pub use body::{
 };
 pub use charset::charset_of;
 pub use id::EventId;
+pub(crate) use json::object;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
 pub(crate) use outcome::boolean_or_its_text;
