@@ -44,6 +44,7 @@ mod cli;
 mod egress;
 mod http;
 mod log_limiter;
+mod oidc;
 mod printable;
 mod shutdown;
 mod telemetry;
