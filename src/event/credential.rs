@@ -38,8 +38,8 @@ const TELLING: [&str; 28] = [
 ];
 /// Words that do so only where they stand alone, as `mac` does in `x-mac`, and not in `machine`.
 const TELLING_ALONE: [&str; 20] = [
-    "authn", "authz", "creds", "digest", "mac", "otp", "pass", "pat", "pin", "pw", "pwd", "pword", "refresh", "sas",
-    "sid", "sigs", "sigv", "tok", "totp", "keys",
+    "pwd", "pw", "pword", "pass", "pin", "otp", "totp", "pat", "tok", "mac", "sid", "sas", "sigv", "sigs", "keys",
+    "creds", "authn", "authz", "digest", "refresh",
 ];
 /// Words that do so at the end of another one as well, as `sig` does in `x-sig`, `urlSig` and `URLSIG`, and not in `signal`.
 const TELLING_AT_THE_END: [&str; 4] = ["auth", "cred", "key", "sig"];

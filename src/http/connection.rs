@@ -233,12 +233,17 @@ impl Connection {
         self.is_muted.get()
     }
 
-    /// What arrived is no request, and the protocol gives up. Returns what to say, unless the last answer was given.
-    pub(super) fn fails_to_parse(&self) -> Option<Farewell> {
+    /// What arrived is no request, or has too many headers to be read, and the protocol gives up. Returns what to say,
+    /// unless the last answer was given.
+    pub(super) fn fails_to_parse(&self, is_too_large: bool) -> Option<Farewell> {
         if self.is_over() {
             return None;
         }
         self.is_ending.set(true);
+        if is_too_large {
+            self.policy.refusals.note(Excess::Headers);
+            return Some(Farewell::Excess(Excess::Headers));
+        }
         self.policy.refusals.note_malformed();
         let malformed = self.opening.get();
         if let Some(times) = self.policy.log.admit(malformed.name()) {

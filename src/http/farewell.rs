@@ -110,19 +110,35 @@ impl Wording {
     }
 }
 
-/// Where, in what the protocol writes, its own answer to what is no request begins: a head without a body, the last of
-/// all. Every other answer of ours with such a status has a body.
-pub(super) fn bodiless_refusal(bytes: &[u8]) -> Option<usize> {
-    const LONGEST_HEAD: usize = 256;
-    if !bytes.ends_with(b"\r\n\r\n") {
-        return None;
+/// An answer that the protocol gives by itself, without a body, to what it cannot read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bodiless {
+    /// Where it begins in what is written.
+    pub(super) start: usize,
+    /// Whether it says that there are too many headers, and not that this is no request.
+    pub(super) is_too_large: bool,
+}
+
+impl Bodiless {
+    /// Finds it in what the protocol writes. It is the last of all; every other answer of ours with such a status has a
+    /// body.
+    pub(super) fn find(bytes: &[u8]) -> Option<Self> {
+        const LONGEST_HEAD: usize = 256;
+        if !bytes.ends_with(b"\r\n\r\n") {
+            return None;
+        }
+        let tail_start = bytes.len().saturating_sub(LONGEST_HEAD);
+        let tail = &bytes[tail_start..];
+        let start = tail.windows(7).rposition(|window| window == b"HTTP/1.")?;
+        let head = std::str::from_utf8(&tail[start..]).ok()?;
+        let is_too_large = match head.get(9..12)? {
+            "400" => false,
+            "431" => true,
+            _ => return None,
+        };
+        let found = Self { start: tail_start + start, is_too_large };
+        head.contains("\r\ncontent-length: 0\r\n").then_some(found)
     }
-    let tail_start = bytes.len().saturating_sub(LONGEST_HEAD);
-    let tail = &bytes[tail_start..];
-    let start = tail.windows(7).rposition(|window| window == b"HTTP/1.")?;
-    let head = std::str::from_utf8(&tail[start..]).ok()?;
-    let status = head.get(9..12)?;
-    (matches!(status, "400" | "431") && head.contains("\r\ncontent-length: 0\r\n")).then_some(tail_start + start)
 }
 
 #[cfg(test)]
@@ -133,8 +149,10 @@ mod tests {
     fn the_protocols_own_refusal_is_told_from_our_answers() {
         let refusal = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\ndate: x\r\n\r\n";
         let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-        assert_eq!(bodiless_refusal(refusal.as_bytes()), Some(0));
-        assert_eq!(bodiless_refusal(format!("{answer}{refusal}").as_bytes()), Some(answer.len()));
+        let found = |start, is_too_large| Some(Bodiless { start, is_too_large });
+        assert_eq!(Bodiless::find(refusal.as_bytes()), found(0, false));
+        assert_eq!(Bodiless::find(refusal.replace("400", "431").as_bytes()), found(0, true));
+        assert_eq!(Bodiless::find(format!("{answer}{refusal}").as_bytes()), found(answer.len(), false));
         for other in [
             answer,
             "HTTP/1.1 204 No Content\r\n\r\n",
@@ -143,7 +161,7 @@ mod tests {
             "\r\n\r\n",
             "HTTP/1.",
         ] {
-            assert_eq!(bodiless_refusal(other.as_bytes()), None, "{other}");
+            assert_eq!(Bodiless::find(other.as_bytes()), None, "{other}");
         }
     }
 }

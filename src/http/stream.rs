@@ -9,7 +9,7 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{Budget, Connection};
-use super::farewell::{Farewell, bodiless_refusal};
+use super::farewell::{Bodiless, Farewell};
 
 /// How much of what a client still sends is thrown away after the last answer, so that it gets to read that.
 const LINGER_BYTES: usize = 1 << 20;
@@ -77,14 +77,14 @@ impl AsyncWrite for GuardedStream {
             return Poll::Ready(Ok(bytes.len()));
         }
         // The protocol answers what it cannot read without a word; what stands before that is written first.
-        let bytes = match bodiless_refusal(bytes) {
-            Some(0) => {
-                if let Some(farewell) = self.connection.fails_to_parse() {
+        let bytes = match Bodiless::find(bytes) {
+            Some(Bodiless { start: 0, is_too_large }) => {
+                if let Some(farewell) = self.connection.fails_to_parse(is_too_large) {
                     self.say(farewell);
                 }
                 return Poll::Ready(Ok(bytes.len()));
             }
-            Some(start) => &bytes[..start],
+            Some(Bodiless { start, .. }) => &bytes[..start],
             None => bytes,
         };
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
