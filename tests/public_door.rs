@@ -395,6 +395,7 @@ async fn a_stranger_does_not_fill_the_log() {
     let warnings = warnings(process).await;
     let messages: Vec<_> = warnings.iter().map(|line| line["message"].as_str().unwrap_or_default()).collect();
     assert!(warnings.len() <= 6, "one a minute of each kind, and not 280: {warnings:#?}");
+    assert!(messages.iter().any(|line| line.starts_with("what arrives is no request")), "{messages:?}");
     assert!(messages.contains(&"token refused"), "the first of a kind is logged at once: {messages:?}");
 }
 

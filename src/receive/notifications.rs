@@ -234,6 +234,8 @@ impl Door {
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         tokio::select! {
+            // No timer is set for what is there at once.
+            biased;
             answer = answer => answer,
             () = self.clock.sleep_until(deadline) => {
                 Err(StoreError::Unavailable("it does not answer in time".to_owned()))
@@ -290,7 +292,7 @@ impl Door {
         let start = self.clock.monotonic();
         let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
         loop {
-            let event = self.store.event(id).await.ok().flatten()?;
+            let event = self.before(start.plus(RESULT_PATIENCE), self.store.event(id)).await.ok().flatten()?;
             let kind = event.kind.as_ref();
             let decided = match (event.state, &event.result) {
                 (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
