@@ -116,6 +116,7 @@ pub(crate) fn listen(
                 .on_connect_ext(|stream: &GuardedStream, data| {
                     data.insert(Rc::clone(&stream.connection));
                 })
+                .expect(fn_service(observed::expect))
                 .h1(requests.map_err(|error: actix_web::Error| error.as_response_error().error_response()))
                 .new_service(());
             let (limiter, policy) = (Arc::clone(&limiter), Arc::clone(&policy));

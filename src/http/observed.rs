@@ -1,5 +1,6 @@
 //! Watches requests begin and answers end, for the deadlines of their connection.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -54,6 +55,15 @@ where
         });
         Handling::Worked { work: self.requests.call(request), turn, closes }
     }
+}
+
+/// Lets a request that asks whether to send its body do so, unless an answer before it was the last.
+pub(super) async fn expect(request: Request) -> Result<Request, actix_web::Error> {
+    let connection = request.conn_data::<Rc<Connection>>().cloned();
+    if let Some(connection) = connection.filter(|connection| connection.is_over()) {
+        poll_fn(|_| connection.poll_muted()).await;
+    }
+    Ok(request)
 }
 
 /// A request that is worked on, until its answer is complete or nobody waits for it any more.
