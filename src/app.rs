@@ -19,7 +19,7 @@ use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
 use crate::event::MAX_BODY_BYTES;
 use crate::handler::{Accept, Handler};
-use crate::http::{self, ConnectionLimits, ConnectionTimes, Listener};
+use crate::http::{self, ConnectionLimits, ConnectionTimes, Listener, Wording};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
 use crate::shutdown::{Released, hold};
@@ -345,6 +345,7 @@ fn public_listener(config: &Config, door: &Door, clock: &Arc<dyn Clock>, open_fi
             exempt: config.server.trusted_proxies.clone(),
         },
         refusals: door.refusals(),
+        wording: Wording::Text,
         clock: Arc::clone(clock),
         shutdown_timeout: config.server.shutdown_timeout,
     }
@@ -381,6 +382,7 @@ pub(crate) fn private_listener(keep_alive: Duration, clock: Arc<dyn Clock>, shut
             exempt: Vec::new(),
         },
         refusals: Arc::default(),
+        wording: Wording::Problem,
         clock,
         shutdown_timeout,
     }

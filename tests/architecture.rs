@@ -48,7 +48,7 @@ fn a_room_uses_only_the_rooms_below_it() {
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],
-            "http" => &["clock"],
+            "http" => &["clock", "log_limiter"],
             "receive" => &["event", "clock", "config", "http", "authenticate", "store", "shutdown", "log_limiter"],
             "deliver" => &["event", "clock", "config", "store", "handler", "marketplace"],
             "admin" => &["event", "clock", "config", "authenticate", "store", "receive", "printable", "shutdown"],

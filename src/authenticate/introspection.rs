@@ -261,9 +261,10 @@ impl Introspector {
         })?;
         let now = self.clock.read();
         let ends = match answer {
-            Answer::Active(claims) => {
-                claims.check(&self.rules, now.wall).map(|()| claims.end().unwrap_or(Timestamp::MAX))
-            }
+            Answer::Active(claims) => claims
+                .check(&self.rules, now.wall)
+                .map(|()| claims.end().unwrap_or(Timestamp::MAX))
+                .map_err(AuthenticationError::from),
             Answer::Inactive => Err(AuthenticationError::Invalid),
         };
         let mut memory = self.memory();

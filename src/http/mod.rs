@@ -5,6 +5,7 @@
 
 mod connection;
 mod excess;
+mod farewell;
 mod files;
 mod limiter;
 mod observed;
@@ -25,6 +26,7 @@ use actix_web::{App, HttpRequest};
 use tokio::net::TcpSocket;
 
 use crate::clock::Clock;
+use crate::log_limiter::LogLimiter;
 use connection::{Connection, Guarded, Policy};
 use limiter::ConnectionLimiter;
 use observed::Observed;
@@ -32,6 +34,7 @@ use stream::GuardedStream;
 
 pub(crate) use connection::ConnectionTimes;
 pub use excess::{Excess, Refusals};
+pub(crate) use farewell::Wording;
 pub(crate) use files::raise_open_file_limit;
 pub(crate) use limiter::ConnectionLimits;
 
@@ -46,6 +49,8 @@ pub(crate) struct Listener {
     pub(crate) connections: ConnectionLimits,
     /// Where refusals are counted.
     pub(crate) refusals: Arc<Refusals>,
+    /// How it words what it says where there is no request to be answered.
+    pub(crate) wording: Wording,
     /// What time it is.
     pub(crate) clock: Arc<dyn Clock>,
     /// How long work in hand may take at a stop.
@@ -69,11 +74,11 @@ pub(crate) fn listen(
     routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
 ) -> io::Result<(Server, SocketAddr)> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
-    let Listener { times, connections, refusals, clock, shutdown_timeout } = listener;
+    let Listener { times, connections, refusals, wording, clock, shutdown_timeout } = listener;
     // A newcomer has to be taken in before somebody can make room for it.
     let taken_in = connections.total.saturating_add(connections.surplus.saturating_mul(2));
     let limiter = ConnectionLimiter::new(connections);
-    let policy = Arc::new(Policy { times, clock, refusals });
+    let policy = Arc::new(Policy { times, log: LogLimiter::new(Arc::clone(&clock)), clock, refusals, wording });
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(taken_in.div_ceil(workers))
@@ -111,6 +116,7 @@ pub(crate) fn listen(
                 .on_connect_ext(|stream: &GuardedStream, data| {
                     data.insert(Rc::clone(&stream.connection));
                 })
+                .expect(fn_service(observed::expect))
                 .h1(requests.map_err(|error: actix_web::Error| error.as_response_error().error_response()))
                 .new_service(());
             let (limiter, policy) = (Arc::clone(&limiter), Arc::clone(&policy));

@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::web;
+use actix_web::http::header::ALLOW;
+use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, guard, web};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::app::{StartError, listen, private_listener};
@@ -102,4 +104,32 @@ impl Sandbox {
         self.handle.stop(true).await;
         let _ = self.running.await;
     }
+}
+
+/// A route that is read, and asked for its head alone.
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let reads = guard::Any(guard::Get()).or(guard::Head());
+    only("GET, HEAD", web::resource(path).route(web::route().guard(reads).to(handler)))
+}
+
+/// A route that does something.
+fn act<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    only("POST", web::resource(path).route(web::post().to(handler)))
+}
+
+fn only(allowed: &'static str, resource: Resource) -> Resource {
+    resource.default_service(web::to(move || async move {
+        let message = format!("this route answers {allowed}");
+        HttpResponse::MethodNotAllowed().insert_header((ALLOW, allowed)).json(json!({ "message": message }))
+    }))
 }
