@@ -20,7 +20,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
 use crate::handler::{Accept, Handler};
-use crate::http::{self, ConnectionLimits, ConnectionTimes, HEAD_SLACK, Listener, PRIVATE_CONNECTIONS, surplus};
+use crate::http::{
+    self, ConnectionLimits, ConnectionTimes, HEAD_SLACK, Listener, PRIVATE_CONNECTIONS, Wording, surplus,
+};
 use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
 use crate::shutdown::{Released, hold};
@@ -335,6 +337,7 @@ fn public_listener(config: &Config, door: &Door, clock: &Arc<dyn Clock>, open_fi
             exempt: config.server.trusted_proxies.clone(),
         },
         refusals: door.refusals(),
+        wording: Wording::Text,
         clock: Arc::clone(clock),
         shutdown_timeout: config.server.shutdown_timeout,
     }

@@ -34,7 +34,8 @@ pub mod handler;
 mod admin;
 
 #[cfg(feature = "sandbox")]
-mod sandbox;
+#[doc(hidden)]
+pub mod sandbox;
 
 pub mod app;
 pub mod clock;
@@ -44,6 +45,7 @@ mod cli;
 mod egress;
 mod http;
 mod log_limiter;
+mod oidc;
 mod printable;
 mod shutdown;
 mod telemetry;

@@ -272,6 +272,149 @@ async fn a_connection_whose_request_is_worked_on_makes_room_for_nobody_and_the_n
     }
 }
 
+#[tokio::test]
+async fn a_body_that_no_handler_reads_does_not_make_a_busy_connection_one_that_waits() {
+    for body in
+        ["Content-Length: 2\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "Content-Length: 9\r\n\r\n{"]
+    {
+        let marketplace = Marketplace::start().await;
+        let text = configuration(&marketplace.base_url, "memory:")
+            .replace("[admin]", "[server.limits]\nmax_connections_per_address = 1\n[admin]")
+            .replace("name = \"default\"", "name = \"default\"\nanswer = \"sync\"");
+        let receiver = Receiver::start(&text, Accept).await;
+        marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+        let bearer = receiver.token().await;
+        let url = marketplace.order("1");
+        let mut busy = connect(&receiver.public).await;
+        let request = format!(
+            "GET /notifications/create?eventUrl={url} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\n{body}"
+        );
+        busy.write_all(request.as_bytes()).await.expect("sent");
+        marketplace.until("the event is being read", |books| books.arrived.get("read") == Some(&1)).await;
+        let mut newcomer = connect(&receiver.public).await;
+        assert_eq!(ask(&mut newcomer, "/health/live").await.0, 429, "{body}");
+        assert_eq!(next_answer(&mut busy).await.0, 202, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn after_an_answer_that_closes_the_connection_no_other_follows() {
+    let (_marketplace, receiver, _clock) = start("").await;
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+    for first in [
+        get("/health/live", "Connection: close\r\n"),
+        get("/health/live", "Connection: close, Upgrade\r\nUpgrade: h2c\r\n"),
+        get(&format!("/{}", "a".repeat(9000)), "Connection: close\r\n"),
+        "GET /health/live HTTP/1.0\r\nHost: x\r\n\r\n".to_owned(),
+        get("/health/live", "Content-Length: 2\r\n") + "{}",
+    ] {
+        for base in [&receiver.public, &receiver.admin] {
+            for next in ["", "Expect: 100-continue\r\nContent-Length: 2\r\n"] {
+                let mut connection = connect(base).await;
+                let all = format!("{first}{0}{0}", get("/nowhere", next));
+                connection.write_all(all.as_bytes()).await.expect("sent");
+                let said = until_closed(&mut connection).await;
+                assert_eq!(said.matches("HTTP/1.").count(), 1, "{first:.80}: {said}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_asked_for_is_not_taken_and_the_answer_says_that_the_connection_ends() {
+    let (_marketplace, receiver, _clock) = start("").await;
+    for base in [&receiver.public, &receiver.admin] {
+        for upgrade in [
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+        ] {
+            let mut connection = connect(base).await;
+            let request = format!("GET /health/live HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n");
+            connection.write_all(request.as_bytes()).await.expect("sent");
+            let (status, head) = next_answer(&mut connection).await;
+            assert!(status == 200 && head.contains("connection: close\r\n"), "{head}");
+            assert_eq!(until_closed(&mut connection).await, "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_http_request_is_answered_with_what_is_wrong() {
+    let (_marketplace, receiver, _clock) = start("").await;
+    let good = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n".as_slice();
+    for (bytes, named) in [
+        (b"no request at all\r\n\r\n".as_slice(), "not well-formed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA header\r\n\r\n", "not well-formed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", "not well-formed"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "not well-formed",
+        ),
+        (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", "TLS"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
+    ] {
+        for before in 0..2 {
+            let bytes = [&good.repeat(before), bytes].concat();
+            for (base, kind) in [(&receiver.public, "text/plain"), (&receiver.admin, "application/problem+json")] {
+                let mut connection = connect(base).await;
+                connection.write_all(&bytes).await.expect("sent");
+                for _ in 0..before {
+                    assert_eq!(next_answer(&mut connection).await.0, 200);
+                }
+                let (status, head, body) = answer(&mut connection).await;
+                assert_eq!(status, 400, "{named}: {body}");
+                let head = head.to_ascii_lowercase();
+                for header in
+                    [&format!("content-type: {kind}"), "connection: close", "cache-control: no-store", "nosniff"]
+                {
+                    assert!(head.contains(header), "{named}: {head}");
+                }
+                // Behind a request it is not looked at how it begins.
+                assert!(before > 0 || body.contains(named), "{named}: {body}");
+                assert!(kind == "text/plain" || body.starts_with('{'), "{body}");
+            }
+        }
+    }
+    assert_eq!(receiver.app.refusals().malformed(), 12, "those of the public listener");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_or_too_slow_is_a_problem_at_the_private_listener() {
+    let (_marketplace, receiver, clock) = start("").await;
+    for (piece, status) in [("a".repeat(1024), 431), ("a".to_owned(), 408)] {
+        let mut connection = connect(&receiver.admin).await;
+        connection.write_all(b"GET /health/live HTTP/1.1\r\nX-Padding: ").await.expect("sent");
+        let said = if status == 431 {
+            for _ in 0..40 {
+                let _ = connection.write_all(piece.as_bytes()).await;
+            }
+            until_closed(&mut connection).await
+        } else {
+            trickling(connection, piece.as_bytes(), &clock).await
+        };
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+        let said = said.to_ascii_lowercase();
+        for part in ["application/problem+json", "cache-control: no-store", "nosniff", &format!("\"status\":{status}")]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_no_path_is_answered_like_one_for_no_route() {
+    let (_marketplace, receiver, _clock) = start("").await;
+    for base in [&receiver.public, &receiver.admin] {
+        for request in ["OPTIONS *", "CONNECT localhost:80"] {
+            let mut connection = connect(base).await;
+            let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            connection.write_all(request.as_bytes()).await.expect("sent");
+            let (status, _, body) = answer(&mut connection).await;
+            assert!(status == 404 && body.contains("no such route"), "{request}: {status} {body}");
+        }
+    }
+}
+
 /// The real program with few files, on a store that reopens its own.
 fn serve_with_files(marketplace: &Marketplace, directory: &Path, limit: &str, limits: &str) -> Process {
     let program = directory.join("doorbell.sh");

@@ -140,17 +140,18 @@ async fn no_event_url_makes_us_call_whom_nobody_configured() {
         format!("jar:http://{market}{path}!/"),
         format!("view-source:http://{market}{path}"),
         format!("http+unix://{market}{path}"),
-        format!(" http://{market}{path}"),
-        format!("\thttp://{market}{path}"),
+        // White space, and around what leads elsewhere; around what leads to the marketplace it is left out.
+        format!(" http://{bait}{path}"),
+        format!("\thttp://{market}@{bait}{path}"),
         // Control characters.
         format!("http://{market}{path}\r\nX-Injected: yes"),
-        format!("http://{market}{path}\n"),
+        format!("http://{bait}{path}\n"),
         format!("http://{market}/api\t/events/1"),
         format!("ht\ttp://{market}{path}"),
         format!("http://{market}{path}\0"),
         format!("http://{market}{path}\u{7f}"),
         format!("http://{market}{path}\u{2028}"),
-        format!("http://{market}{path} "),
+        format!("http://{bait}{path} "),
         format!("http://{market}/events/%00"),
         format!("http://{market}/events/%0d%0aX-Injected:%20yes%00"),
         // Fragments.

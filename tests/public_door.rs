@@ -395,6 +395,7 @@ async fn a_stranger_does_not_fill_the_log() {
     let warnings = warnings(process).await;
     let messages: Vec<_> = warnings.iter().map(|line| line["message"].as_str().unwrap_or_default()).collect();
     assert!(warnings.len() <= 6, "one a minute of each kind, and not 280: {warnings:#?}");
+    assert!(messages.iter().any(|line| line.starts_with("what arrives is no request")), "{messages:?}");
     assert!(messages.contains(&"token refused"), "the first of a kind is logged at once: {messages:?}");
 }
 
@@ -425,6 +426,16 @@ async fn a_wrong_set_up_at_the_marketplace_is_logged_by_name_with_what_to_change
             "lies in no marketplace of this integration",
         ),
         ("/notifications/buy", format!("eventUrl={}", event("c")), 404, "no such route"),
+        (create, "eventUrl={0}".to_owned(), 400, "is the placeholder"),
+        (create, "eventUrl=null".to_owned(), 400, "is the placeholder"),
+        (create, "eventUrl=%25s".to_owned(), 400, "is the placeholder"),
+        (create, format!("event={}", event("g")), 400, "a parameter \"event\", which holds a URL"),
+        (create, event("g"), 400, "is a URL without a name"),
+        (create, format!("lang=en?eventUrl={}", event("h")), 202, "recorded"),
+        (create, format!("lang=en&amp;eventUrl={}", event("i")), 202, "recorded"),
+        (create, format!("eventUrl=%20{}", event("j")), 202, "recorded"),
+        (create, format!("eventUrl=%22{}%22%0D%0A", event("k")), 202, "recorded"),
+        (create, format!("eventUrl={0}&eventUrl={0}%2F", event("l")), 202, "recorded"),
         (create, format!("eventUrl={twice}"), 202, "recorded"),
         (create, format!("eventUrl={0}&eventUrl={0}", event("d")), 202, "recorded"),
         (create, format!("eventUrl={{eventUrl}}&eventUrl={}", event("e")), 202, "recorded"),
@@ -440,7 +451,7 @@ async fn a_wrong_set_up_at_the_marketplace_is_logged_by_name_with_what_to_change
         let stranger = ask(route, &query, "invented").await.0;
         assert_eq!(stranger, if status == 404 { 404 } else { 401 }, "{query}");
     }
-    for id in ["twice", "d", "e", "f"] {
+    for id in ["twice", "d", "e", "f", "h", "i", "j", "k", "l"] {
         marketplace.until_settled(id).await;
     }
     let warnings: Vec<String> = warnings(process).await.iter().map(ToString::to_string).collect();
@@ -454,6 +465,8 @@ async fn a_wrong_set_up_at_the_marketplace_is_logged_by_name_with_what_to_change
         "percent-encoded more than once",
         "was given twice",
         "beside it a placeholder",
+        "joined to what stands before it",
+        "white space or quotes",
     ] {
         let lines = warnings.iter().filter(|line| line.contains(named)).count();
         assert_eq!(lines, 1, "{named}: {warnings:#?}");
@@ -466,15 +479,51 @@ async fn a_wrong_set_up_at_the_marketplace_is_logged_by_name_with_what_to_change
 }
 
 #[tokio::test]
+async fn a_marketplace_that_joins_its_event_url_to_the_path_is_named_in_the_log_and_its_credentials_are_not() {
+    for joined in
+        ["/notifications/create&token=s3cret&eventUrl=", "/notifications/create/eventUrl=", "/create%3FeventUrl%3D"]
+    {
+        let (marketplace, process, _directory) = start_process().await;
+        let client = reqwest::Client::new();
+        let bearer = token(&client, &process.public, "marketplace", "outbound-secret").await;
+        let url = format!("{}{joined}{}", process.public, encoded(&format!("{}?sig=s3cret", marketplace.order("1"))));
+        for bearer in [&bearer, "invented"] {
+            let answer = client.get(&url).bearer_auth(bearer).send().await.expect("answers");
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{joined}");
+        }
+        let warnings: Vec<String> = warnings(process).await.iter().map(ToString::to_string).collect();
+        let named = |line: &&String| line.contains("an address that is no route") && line.contains("\"default\"");
+        assert_eq!(warnings.iter().filter(named).count(), 1, "{joined}: {warnings:#?}");
+        assert!(!warnings.concat().contains("s3cret"), "{warnings:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_url_that_may_lie_in_an_inner_marketplace_is_refused_and_not_read_with_the_outer_ones_token() {
+    let (base, calls) = nested_marketplaces().await;
+    let text = format!("{}{}", configuration(&base, "memory:"), marketplace_at(&format!("{base}/store/")));
+    let receiver = Receiver::start(&text, Accept).await;
+    for event in
+        ["/store;v=1/events/1", "/STORE/events/1", "/store%3Bv/events/1", "/Store;/events/1", "/store%20/events/1"]
+    {
+        let answer = receiver.notify("/create", &format!("{base}{event}")).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{event}");
+        let body = body_of(answer).await;
+        assert!(body["message"].as_str().expect("a message").contains(&format!("{base}/store")), "{body}");
+    }
+    assert!(receiver.events().await.is_empty() && calls.lock().expect("unpoisoned").is_empty(), "nobody was called");
+}
+
+#[tokio::test]
 async fn no_credential_in_a_query_is_kept_or_shown() {
     let (marketplace, receiver) = start().await;
     let bearer = receiver.token().await;
     let url = format!(
         "{}?Access-Token=s3cret1&eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.s3cret&sig2=s3cret6",
-        marketplace.order("1")
+        marketplace.order("1;jsessionid=s3cret0")
     );
     let query = format!(
-        "eventUrl={}&TOKEN=s3cret2&x-api-key=s3cret3&sig=s3cret4&back=https%3A%2F%2Fp%2F%3Fpwd%3Ds3cret5&applicationUuid=06ea7f9d",
+        "eventUrl={}&TOKEN=s3cret2&x-api-key=s3cret3&sig=s3cret4&APPKEY=s3cret7&SAMLResponse=s3cret8&csrf=s3cret9&a=b;sessid=s3cret10&back=https%3A%2F%2Fp%2F%3Fpwd%3Ds3cret5&applicationUuid=06ea7f9d",
         encoded(&url)
     );
     let request = receiver.client.get(format!("{}/notifications/create?{query}", receiver.public));
@@ -486,4 +535,35 @@ async fn no_credential_in_a_query_is_kept_or_shown() {
     let shown = receiver.client.request(Method::GET, format!("{}/api/v1/events/{id}", receiver.admin)).send().await;
     let shown = shown.expect("answers").text().await.expect("text");
     assert!(!shown.contains("s3cret") && shown.contains("[not shown]"), "{shown}");
+}
+
+#[tokio::test]
+async fn the_sandbox_answers_head_where_it_answers_get_and_says_what_else_it_takes() {
+    let text = format!("{}\n[sandbox]\nlisten = \"127.0.0.1:0\"\n", configuration("http://127.0.0.1:1", "memory:"));
+    let config = doorbell::config::Config::from_toml(&text).expect("a configuration");
+    let sandbox = doorbell::sandbox::Sandbox::bind(&config).expect("listens");
+    let base = BaseUrl::parse("http://127.0.0.1:1").expect("a base URL");
+    sandbox.open(&config, base, SystemClock).expect("opens");
+    let market = format!("http://{}", sandbox.address);
+    for (method, path, status, allow) in [
+        ("HEAD", "/simulate/events", 200, None),
+        ("HEAD", "/simulate/events/1", 404, None),
+        ("DELETE", "/simulate/events", 405, Some("get, head")),
+        ("POST", "/simulate/events/1", 405, Some("get, head")),
+        ("DELETE", "/simulate/ping", 405, Some("post")),
+        ("PUT", "/simulate/subscription-order", 405, Some("post")),
+        ("GET", "/oauth2/token", 405, Some("post")),
+        ("DELETE", "/api/integration/v1/events/00000000-0000-4000-8000-000000000000", 405, Some("get, head")),
+        ("GET", "/api/integration/v1/events/00000000-0000-4000-8000-000000000000/result", 405, Some("post")),
+        ("OPTIONS", "*", 404, None),
+    ] {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let (answered, head, body) = exchange(&market, request.as_bytes()).await;
+        let head = head.to_ascii_lowercase();
+        assert_eq!(answered, status, "{method} {path}: {head}");
+        assert_eq!(body.is_empty(), method == "HEAD", "{method} {path}: {body:?}");
+        assert!(allow.is_none_or(|allow| head.contains(&format!("allow: {allow}\r\n"))), "{method} {path}: {head}");
+        assert!(!head.contains("content-length: 0"), "{method} {path}: {head}");
+    }
+    sandbox.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What the public listener takes, what it refuses, and that what it takes is recorded once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::configuration;
@@ -8,7 +9,7 @@ use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
 use doorbell::async_trait;
 use doorbell::clock::{Clock, ManualClock, Moment, Now, SystemClock, Timestamp};
-use doorbell::event::{AccountStatus, Body, EventId, EventRecord, Notification};
+use doorbell::event::{AccountStatus, BaseUrl, Body, EventId, EventRecord, EventUrl, Failure, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
@@ -271,6 +272,12 @@ enum Fault {
     Medium(StoreError),
     /// It never writes a notification.
     Hangs,
+    /// It changes no event that is not worked on, so often.
+    AmendsNothing(AtomicUsize),
+    /// It never changes an event that is not worked on.
+    HangsAtAmendment,
+    /// It never finds an event.
+    HangsAtEvent,
     /// It panics when it is asked for work.
     PanicsAtClaim,
     /// It panics when work has got further.
@@ -283,7 +290,11 @@ impl EventStore for Broken {
         match &self.1 {
             Fault::Medium(error) => Err(error.clone()),
             Fault::Hangs => std::future::pending().await,
-            Fault::PanicsAtClaim | Fault::PanicsAtAdvance => self.0.record(notification, now).await,
+            Fault::AmendsNothing(_)
+            | Fault::HangsAtAmendment
+            | Fault::HangsAtEvent
+            | Fault::PanicsAtClaim
+            | Fault::PanicsAtAdvance => self.0.record(notification, now).await,
         }
     }
     async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
@@ -301,6 +312,14 @@ impl EventStore for Broken {
         self.0.settle(claim, settlement, now).await
     }
     async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
+        if let Fault::AmendsNothing(left) = &self.1
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        {
+            return Err(StoreError::Unavailable("the disk is full".into()));
+        }
+        if matches!(self.1, Fault::HangsAtAmendment) {
+            std::future::pending::<()>().await;
+        }
         self.0.amend(id, amendment, now).await
     }
     async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
@@ -319,6 +338,9 @@ impl EventStore for Broken {
         self.0.note_retention(retention).await
     }
     async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        if matches!(self.1, Fault::HangsAtEvent) {
+            std::future::pending::<()>().await;
+        }
         self.0.event(id).await
     }
     async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
@@ -362,7 +384,12 @@ impl EventStore for Broken {
     async fn ready(&self) -> Result<(), StoreError> {
         match &self.1 {
             Fault::Medium(error) => Err(error.clone()),
-            Fault::Hangs | Fault::PanicsAtClaim | Fault::PanicsAtAdvance => Ok(()),
+            Fault::Hangs
+            | Fault::AmendsNothing(_)
+            | Fault::HangsAtAmendment
+            | Fault::HangsAtEvent
+            | Fault::PanicsAtClaim
+            | Fault::PanicsAtAdvance => Ok(()),
         }
     }
     fn durability(&self) -> Durability {
@@ -416,6 +443,66 @@ async fn a_store_that_does_not_write_in_time_is_answered_503() {
     };
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.headers().contains_key("retry-after"));
+}
+
+/// A store of the one event at `url`, which died of something that may have passed.
+async fn with_a_dead_event(marketplace: &Marketplace, url: &str) -> MemoryStore {
+    let store = MemoryStore::new();
+    let base = BaseUrl::parse(&marketplace.base_url).expect("a base URL");
+    let url = EventUrl::parse(url, [&base]).expect("an event URL");
+    let now = SystemClock.read();
+    store.record(&Notification::new("default".into(), url, None, String::new()), now).await.expect("recorded");
+    let claim = store.claim(now, &[]).await.expect("works").expect("an event");
+    let dead = Settlement::Dead { failure: Failure::default(), unreadable: None, may_recover: true };
+    store.settle(claim, dead, now).await.expect("written");
+    store
+}
+
+#[tokio::test]
+async fn a_dead_event_that_cannot_be_taken_up_again_is_answered_503_until_it_is() {
+    let marketplace = Marketplace::start().await;
+    let url = marketplace.order("1");
+    let store = Broken(with_a_dead_event(&marketplace, &url).await, Fault::AmendsNothing(AtomicUsize::new(2)));
+    let text = configuration(&marketplace.base_url, "memory:");
+    let receiver = Receiver::start_with(&text, Arc::new(store), Accept, Arc::new(SystemClock)).await;
+    for _ in 0..2 {
+        let answer = receiver.notify("/create", &url).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+        assert_eq!(receiver.events().await[0]["state"], "dead");
+    }
+    assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);
+    receiver.until_state("done").await;
+}
+
+#[tokio::test]
+async fn whatever_the_store_is_asked_for_a_notification_is_answered_within_four_seconds() {
+    let marketplace = Marketplace::start().await;
+    let text = configuration(&marketplace.base_url, "memory:");
+    let url = marketplace.order("1");
+    let by_another_spelling = url.replace("/events/1", "/events/%31");
+    let new = marketplace.order("2");
+    let not_recorded = StatusCode::SERVICE_UNAVAILABLE;
+    for (fault, route, url, status) in [
+        (Fault::HangsAtAmendment, "/create", &url, not_recorded),
+        (Fault::HangsAtEvent, "/create", &by_another_spelling, not_recorded),
+        // What is durable is never denied.
+        (Fault::HangsAtEvent, "", &new, StatusCode::ACCEPTED),
+    ] {
+        let store = Broken(with_a_dead_event(&marketplace, &marketplace.order("1")).await, fault);
+        let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+        let receiver = Receiver::start_with(&text, Arc::new(store), Accept, clock.clone()).await;
+        let bearer = receiver.token().await;
+        let start = clock.monotonic();
+        let answer = tokio::select! {
+            answer = notify(&receiver.client, &receiver.public, &bearer, route, url) => answer,
+            () = crate::support::let_time_pass(&clock) => unreachable!("time does not end"),
+        };
+        assert_eq!(answer.status(), status, "{url}");
+        assert_eq!(answer.headers().contains_key("retry-after"), status == not_recorded);
+        let waited = clock.monotonic().since(start);
+        assert!(waited < Duration::from_secs(8), "{waited:?} is the end of all patience, and not the store's");
+    }
 }
 
 #[tokio::test]

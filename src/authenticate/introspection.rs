@@ -19,13 +19,14 @@ use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::admission::{Admission, Bounds, Place, Standing};
-use super::claims::{Claims, Rules};
+
 use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{self, Endpoint, Introspection};
 use crate::egress::{Egress, EgressError};
 use crate::event;
 use crate::log_limiter::LogLimiter;
+use crate::oidc::{Claims, Rules};
 
 /// How long a token is good after the provider was asked about it: how long one that is revoked is still good here.
 const GOOD_FOR: Duration = Duration::from_mins(1);
@@ -260,9 +261,10 @@ impl Introspector {
         })?;
         let now = self.clock.read();
         let ends = match answer {
-            Answer::Active(claims) => {
-                claims.check(&self.rules, now.wall).map(|()| claims.end().unwrap_or(Timestamp::MAX))
-            }
+            Answer::Active(claims) => claims
+                .check(&self.rules, now.wall)
+                .map(|()| claims.end().unwrap_or(Timestamp::MAX))
+                .map_err(AuthenticationError::from),
             Answer::Inactive => Err(AuthenticationError::Invalid),
         };
         let mut memory = self.memory();

@@ -2,15 +2,57 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 
-use super::claims::{Claims, Rules};
-use super::jwks::{KeySource, NoKey};
+use super::admission::{Admission, Bounds};
 use super::remembered::Remembered;
 use super::{AuthenticationError, Caller};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Jwt, SigningAlgorithm};
+use crate::oidc::{Claims, KeyLookupError, KeySource, Rules};
+
+/// How long a caller waits for keys: a marketplace waits 5 s for its answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Callers that wait for keys at once; more are turned away. A burst that follows a start comes from one network, which
+/// is not known yet, so that has to fit; and all together leave most of the requests in flight to others.
+const WAITING: Bounds = Bounds { total: 768, kept_for_known: 0, strangers: 384, of_stranger: 256, of_proven: 384 };
+
+/// The keys of one provider, and who waits for them.
+pub(super) struct ProviderKeys {
+    source: Arc<KeySource>,
+    waiting: Arc<Admission>,
+    clock: Arc<dyn Clock>,
+}
+
+impl ProviderKeys {
+    pub(super) fn new(source: KeySource, clock: Arc<dyn Clock>) -> Self {
+        Self { source: Arc::new(source), waiting: Admission::new(WAITING, Arc::clone(&clock)), clock }
+    }
+
+    pub(super) const fn source(&self) -> &Arc<KeySource> {
+        &self.source
+    }
+
+    /// The key that `kid` names for `algorithm`, looked for at the provider if it is not known.
+    async fn key(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        address: IpAddr,
+    ) -> Result<DecodingKey, KeyLookupError> {
+        let fetches = self.source.fetches();
+        if let Some(key) = self.source.known_key(kid, algorithm) {
+            return Ok(key);
+        }
+        let _waiting = self.waiting.enter(address, false).ok_or(KeyLookupError::Unavailable)?;
+        tokio::select! {
+            found = self.source.look_for(kid, algorithm, fetches) => found,
+            () = self.clock.sleep(PATIENCE) => Err(KeyLookupError::Unavailable),
+        }
+    }
+}
 
 /// One integration's client at one identity provider.
 pub(super) struct JwtVerifier {
@@ -18,13 +60,13 @@ pub(super) struct JwtVerifier {
     issuer: String,
     algorithms: Vec<Algorithm>,
     rules: Rules,
-    keys: Arc<KeySource>,
+    keys: Arc<ProviderKeys>,
     /// With the version of the keys they were verified by.
     verified: Remembered<(Caller, u64)>,
 }
 
 impl JwtVerifier {
-    pub(super) fn new(integration: usize, jwt: &Jwt, keys: Arc<KeySource>) -> Self {
+    pub(super) fn new(integration: usize, jwt: &Jwt, keys: Arc<ProviderKeys>) -> Self {
         let rules = Rules {
             client_id: jwt.client_id.clone(),
             client_id_claim: jwt.client_id_claim,
@@ -51,14 +93,14 @@ impl JwtVerifier {
         &self.issuer
     }
 
-    pub(super) fn keys(&self) -> &Arc<KeySource> {
+    pub(super) fn keys(&self) -> &Arc<ProviderKeys> {
         &self.keys
     }
 
     /// The caller that was found to show `token` before.
     pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<Caller> {
         let (caller, version) = self.verified.recall(token, now)?;
-        (version == self.keys.version()).then_some(caller)
+        (version == self.keys.source.version()).then_some(caller)
     }
 
     /// The caller that shows `token`.
@@ -77,10 +119,10 @@ impl JwtVerifier {
         if header.crit.is_some() || !self.algorithms.contains(&header.alg) || !is_access_token(header.typ.as_deref()) {
             return Err(invalid);
         }
-        let (began, version) = (self.verified.generation(), self.keys.version());
-        let key = self.keys.key(header.kid.as_deref(), header.alg, address).await.map_err(|no_key| match no_key {
-            NoKey::Unknown => invalid,
-            NoKey::Unavailable => AuthenticationError::Unavailable,
+        let (began, version) = (self.verified.generation(), self.keys.source.version());
+        let key = self.keys.key(header.kid.as_deref(), header.alg, address).await.map_err(|error| match error {
+            KeyLookupError::Unknown => invalid,
+            KeyLookupError::Unavailable => AuthenticationError::Unavailable,
         })?;
         let mut validation = Validation::new(header.alg);
         validation.required_spec_claims.clear();
@@ -90,7 +132,7 @@ impl JwtVerifier {
         let claims = decode::<Claims>(token, &key, &validation).map_err(|_| invalid)?.claims;
         let end = claims.end().ok_or(invalid)?;
         claims.check(&self.rules, now)?;
-        self.keys.proved(address);
+        self.keys.waiting.proved(address);
         let caller = Caller { integration: self.integration };
         self.verified.keep(token, (caller, version), end, began);
         Ok(caller)

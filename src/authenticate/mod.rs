@@ -5,7 +5,7 @@
 //! | kind | shown | decided by |
 //! |---|---|---|
 //! | `oauth2` | a token of ours | `issuer`, on the keys of `keyring` |
-//! | `jwt` | a signed token of an identity provider | `jwt`, on the keys of `jwks` |
+//! | `jwt` | a signed token of an identity provider | `jwt`, on the keys of `oidc` |
 //! | `introspection` | an opaque token of an identity provider | `introspection`, which asks it |
 //! | `basic` | name and password | `shared_secret` |
 //! | `oauth1` | a signature over the request | `oauth1` |
@@ -14,12 +14,10 @@
 //! caller is neither let in nor told that it is wrong.
 
 mod admission;
-mod claims;
 mod credentials;
 mod guard;
 mod introspection;
 mod issuer;
-mod jwks;
 mod jwt;
 mod keyring;
 mod oauth1;
@@ -44,11 +42,11 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Outbound};
 use crate::egress::EgressError;
+use crate::oidc::{ClaimsError, KeySource, REFRESH_EVERY};
 use credentials::Credentials;
 use guard::{Guard, Refused};
 use introspection::Introspector;
-use jwks::{KeySource, REFRESH_EVERY};
-use jwt::JwtVerifier;
+use jwt::{JwtVerifier, ProviderKeys};
 use oauth1::{Carried, SignatureVerifier};
 use shared_secret::{Client, proven};
 
@@ -139,6 +137,17 @@ impl AuthenticationError {
     }
 }
 
+impl From<ClaimsError> for AuthenticationError {
+    fn from(error: ClaimsError) -> Self {
+        match error {
+            ClaimsError::Invalid => Self::Invalid,
+            ClaimsError::Expired => Self::Expired,
+            ClaimsError::NotYet => Self::NotYet,
+            ClaimsError::Scope => Self::Scope,
+        }
+    }
+}
+
 /// Why authentication cannot be set up.
 #[derive(Debug, Error)]
 pub enum SetUpError {
@@ -183,12 +192,12 @@ impl Authenticator {
                 match outbound {
                     Outbound::Jwt(jwt) => {
                         // Integrations with one provider share its keys.
-                        let whereabouts = (jwt.issuer.clone(), jwt.jwks_url.clone());
-                        let keys = match sources.entry(whereabouts) {
+                        let location = (jwt.issuer.clone(), jwt.jwks_url.clone());
+                        let keys = match sources.entry(location) {
                             Entry::Occupied(known) => Arc::clone(known.get()),
                             Entry::Vacant(new) => {
-                                let keys = KeySource::new(jwt, &config.egress, Arc::clone(&clock))?;
-                                Arc::clone(new.insert(Arc::new(keys)))
+                                let source = KeySource::new(jwt, &config.egress, Arc::clone(&clock))?;
+                                Arc::clone(new.insert(Arc::new(ProviderKeys::new(source, Arc::clone(&clock)))))
                             }
                         };
                         verifiers.push(JwtVerifier::new(place, jwt, keys));
@@ -279,7 +288,7 @@ impl Authenticator {
     pub async fn check(&self) -> Vec<(usize, &'static str, Result<String, String>)> {
         let mut findings = Vec::new();
         for verifier in &self.verifiers {
-            findings.push((verifier.integration(), "jwt", verifier.keys().check().await));
+            findings.push((verifier.integration(), "jwt", verifier.keys().source().check().await));
         }
         for introspector in &self.introspectors {
             findings.push((introspector.integration(), "introspection", introspector.check().await));
@@ -297,9 +306,9 @@ impl Authenticator {
 
     async fn keep_providers_keys_fresh(&self) {
         let mut sources: Vec<&Arc<KeySource>> = Vec::new();
-        for verifier in &self.verifiers {
-            if !sources.iter().any(|source| Arc::ptr_eq(source, verifier.keys())) {
-                sources.push(verifier.keys());
+        for source in self.verifiers.iter().map(|verifier| verifier.keys().source()) {
+            if !sources.iter().any(|known| Arc::ptr_eq(known, source)) {
+                sources.push(source);
             }
         }
         while !sources.is_empty() {

@@ -6,13 +6,15 @@ use percent_encoding::percent_decode_str;
 use url::{Url, form_urlencoded};
 
 /// Words that make the name they stand in that of a credential, wherever they stand in it.
-const TELLING: [&str; 22] = [
+const TELLING: [&str; 28] = [
     "token",
     "secret",
     "password",
     "passwd",
     "passphrase",
     "passcode",
+    "passwort",
+    "kennwort",
     "apikey",
     "accesskey",
     "authkey",
@@ -27,12 +29,22 @@ const TELLING: [&str; 22] = [
     "assertion",
     "hmac",
     "session",
+    "sessid",
+    "csrf",
+    "xsrf",
+    "saml",
     "cookie",
     "nonce",
 ];
-/// Words that do so only where they stand alone, as `sig` does in `x-sig` and in `urlSig`, and not in `signal`.
-const TELLING_ALONE: [&str; 12] =
-    ["sig", "key", "auth", "pwd", "pass", "pin", "otp", "totp", "mac", "sid", "sas", "digest"];
+/// Words that do so only where they stand alone, as `mac` does in `x-mac`, and not in `machine`.
+const TELLING_ALONE: [&str; 20] = [
+    "pwd", "pw", "pword", "pass", "pin", "otp", "totp", "pat", "tok", "mac", "sid", "sas", "sigv", "sigs", "keys",
+    "creds", "authn", "authz", "digest", "refresh",
+];
+/// Words that do so at the end of another one as well, as `sig` does in `x-sig`, `urlSig` and `URLSIG`, and not in `signal`.
+const TELLING_AT_THE_END: [&str; 4] = ["auth", "cred", "key", "sig"];
+/// Words that end so and mean something else.
+const HARMLESS: [&str; 8] = ["donkey", "hockey", "jockey", "monkey", "sacred", "turkey", "turnkey", "whiskey"];
 /// Names that are a credential's only as a whole: `editionCode` and `state` of a country are none.
 const WHOLE: [&str; 6] = ["code", "authcode", "verifier", "codeverifier", "ticket", "hash"];
 
@@ -49,7 +61,10 @@ fn is_name_of_one(name: &str) -> bool {
     let words = words(name);
     let joined = words.concat();
     TELLING.iter().any(|telling| joined.contains(telling))
-        || words.iter().any(|word| TELLING_ALONE.contains(&word.trim_end_matches(|c: char| c.is_numeric())))
+        || words.iter().map(|word| word.trim_end_matches(|c: char| c.is_numeric())).any(|word| {
+            TELLING_ALONE.contains(&word)
+                || TELLING_AT_THE_END.iter().any(|telling| word.ends_with(telling)) && !HARMLESS.contains(&word)
+        })
         || WHOLE.contains(&joined.as_str())
 }
 
@@ -82,17 +97,22 @@ fn is_token(value: &str) -> bool {
     is_signed || scheme.is_some_and(|scheme| matches!(scheme.as_str(), "bearer" | "basic" | "oauth" | "digest"))
 }
 
-/// Whether a value is a URL with a credential in it.
+/// Whether a value has a credential in it: as a parameter behind a `;` or the like, or as the user of a URL.
 fn holds_one(value: &str) -> bool {
     let decoded: Cow<'_, str> = percent_decode_str(value).decode_utf8_lossy();
-    [value, &decoded].into_iter().filter(|text| text.contains("://")).any(|text| {
+    let is_one = |name: &str, value: &str| is_name_of_one(name) || is_token(value);
+    [value, &decoded].into_iter().any(|text| {
+        let mut parts = text.split([';', '?', '&', '#']).skip(1);
+        if parts.any(|part| part.split_once('=').is_some_and(|(name, value)| is_one(name, value))) {
+            return true;
+        }
+        if !text.contains("://") {
+            return false;
+        }
         let Ok(url) = Url::parse(text) else { return text.contains('@') };
-        let parameters = url.query().into_iter().chain(url.fragment());
-        url.password().is_some()
-            || !url.username().is_empty()
-            || parameters
-                .flat_map(|parameters| form_urlencoded::parse(parameters.as_bytes()))
-                .any(|(name, value)| is_name_of_one(&name) || is_token(&value))
+        let mut parameters =
+            url.query().into_iter().chain(url.fragment()).flat_map(|part| form_urlencoded::parse(part.as_bytes()));
+        url.password().is_some() || !url.username().is_empty() || parameters.any(|(name, value)| is_one(&name, &value))
     })
 }
 
@@ -154,6 +174,36 @@ mod tests {
             "SAMLassertion",
             "token[]",
             "token ",
+            "appkey",
+            "APPKEY",
+            "appkey2",
+            "licensekey",
+            "subscriptionkey",
+            "signkey",
+            "hashkey",
+            "keys",
+            "urlsig",
+            "SIGV",
+            "SigV4",
+            "SAMLResponse",
+            "samlresponse",
+            "SAMLRequest",
+            "creds",
+            "cred",
+            "usercred",
+            "pw",
+            "pword",
+            "passwort",
+            "pat",
+            "csrf",
+            "_csrf",
+            "XSRF",
+            "sessid",
+            "PHPSESSID",
+            "refresh",
+            "tok",
+            "authz",
+            "basicauth",
             "to\u{212a}en",
         ] {
             assert!(is_credential(name, "x"), "{name}");
@@ -177,6 +227,11 @@ mod tests {
             "accountIdentifier",
             "keyword",
             "monkey",
+            "Turkey",
+            "sacred",
+            "path",
+            "pattern",
+            "credit",
             "signal",
             "design",
             "author",
@@ -204,6 +259,10 @@ mod tests {
             "https%3A%2F%2Fproduct.example%2Freturn%3Fsig%3D1",
             "https://user:password@product.example/",
             "https://product.example/#id_token=1",
+            "https://product.example/return;jsessionid=1",
+            "https%3A%2F%2Fproduct.example%2Freturn%3Bjsessionid%3D1",
+            "/return?sig=1",
+            "1;token=2",
         ] {
             assert!(is_credential("x", value), "{value}");
         }

@@ -6,6 +6,7 @@ use thiserror::Error;
 use url::form_urlencoded;
 
 use super::credential::is_credential;
+use super::url::name_one_event;
 
 /// Bytes of other query parameters that are kept with an event.
 const MAX_PARAMETER_BYTES: usize = 2048;
@@ -39,6 +40,10 @@ pub enum Oddity {
     BesidePlaceholder,
     /// The parameter's name is not written as it should be.
     Misnamed,
+    /// The parameter was joined to the one before it by something else than `&`.
+    Misjoined,
+    /// White space or quotes stand around it.
+    Wrapped,
 }
 
 impl Oddity {
@@ -50,6 +55,8 @@ impl Oddity {
             Self::Repeated => "event_url_repeated",
             Self::BesidePlaceholder => "event_url_beside_placeholder",
             Self::Misnamed => "event_url_misnamed",
+            Self::Misjoined => "event_url_misjoined",
+            Self::Wrapped => "event_url_wrapped",
         }
     }
 }
@@ -71,6 +78,13 @@ impl fmt::Display for Oddity {
                  marketplace, configure the URL without ?eventUrl={eventUrl}"
             }
             Self::Misnamed => "the event URL came under another spelling of eventUrl; in the marketplace, write eventUrl",
+            Self::Misjoined => {
+                "eventUrl was joined to what stands before it by ? or &amp;; in the marketplace, join it by a bare &"
+            }
+            Self::Wrapped => {
+                "eventUrl was given with white space or quotes around it; in the marketplace, write ?eventUrl={eventUrl} \
+                 and nothing around it"
+            }
         })
     }
 }
@@ -120,16 +134,42 @@ impl QueryError {
     }
 }
 
-/// A parameter that may have been meant to be the event URL.
+/// What may have been meant to be the event URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hint(Option<String>);
+pub enum Hint {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A parameter of this name, but for its spelling, that holds no URL.
+    NoUrl(String),
+    /// The URL in a parameter of this name.
+    OtherName(String),
+    /// A URL that stands there without a name.
+    Nameless,
+}
 
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(name) => write!(f, "; it sends a parameter {name:?}, which holds no URL"),
-            None => Ok(()),
+        match self {
+            Self::Nothing => Ok(()),
+            Self::NoUrl(name) => write!(f, "; it sends a parameter {name:?}, which holds no URL"),
+            Self::OtherName(name) => write!(f, "; it sends a parameter {name:?}, which holds a URL: name it eventUrl"),
+            Self::Nameless => f.write_str("; what it sends is a URL without a name: write eventUrl= before it"),
         }
+    }
+}
+
+impl Hint {
+    /// What among parameters that are named otherwise is a URL.
+    fn among(others: &[(Cow<'_, str>, Cow<'_, str>)]) -> Self {
+        let is_url = |text: &str| is_absolute(&decoded(text).0);
+        let found = others.iter().find_map(|(name, value)| {
+            if is_url(name) {
+                return Some(Self::Nameless);
+            }
+            is_url(value).then(|| Self::OtherName(name.chars().take(SHOWN_NAME).collect()))
+        });
+        found.unwrap_or_default()
     }
 }
 
@@ -147,6 +187,18 @@ impl NotificationQuery {
     /// # Errors
     /// See [`QueryError`].
     pub fn parse(query: &str) -> Result<Self, QueryError> {
+        let missing = match Self::read(query) {
+            Err(error @ QueryError::NoEventUrl(_)) => error,
+            read => return read,
+        };
+        match rejoined(query).map(|query| Self::read(&query)) {
+            Some(Ok(read)) => Ok(Self { oddity: Some(Oddity::Misjoined), ..read }),
+            None | Some(Err(QueryError::NoEventUrl(_))) => Err(missing),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    fn read(query: &str) -> Result<Self, QueryError> {
         let mut found = Candidates::default();
         let mut others = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -157,10 +209,13 @@ impl NotificationQuery {
                 _ => others.push((name, value)),
             }
         }
-        let (event_url, oddity) = found.choose()?;
+        let (event_url, oddity) = found.choose().map_err(|error| match error {
+            QueryError::NoEventUrl(Hint::Nothing) => QueryError::NoEventUrl(Hint::among(&others)),
+            error => error,
+        })?;
         // What was not taken for the event URL is kept, but for what says the same.
         let old = found.old.into_iter().map(|value| (Cow::Borrowed("url"), value));
-        others.extend(old.chain(found.misnamed).filter(|(_, value)| decoded(value).0 != event_url));
+        others.extend(old.chain(found.misnamed).filter(|(_, value)| !name_one_event(&decoded(value).0, &event_url)));
         let mut kept = form_urlencoded::Serializer::new(String::new());
         kept.extend_pairs(others.iter().filter(|(name, value)| !is_credential(name, value)));
         let parameters = kept.finish();
@@ -198,8 +253,8 @@ impl Candidates<'_> {
                 if given().next().is_some() {
                     return Err(QueryError::Empty);
                 }
-                let hint = self.misnamed.first().map(|(name, _)| name.chars().take(SHOWN_NAME).collect());
-                Err(QueryError::NoEventUrl(Hint(hint)))
+                let hint = self.misnamed.first().map(|(name, _)| Hint::NoUrl(name.chars().take(SHOWN_NAME).collect()));
+                Err(QueryError::NoEventUrl(hint.unwrap_or_default()))
             }
         }
     }
@@ -215,10 +270,10 @@ enum Found {
 /// The one event URL that `values` name, leaving aside what names none.
 fn agreed(values: &[Cow<'_, str>]) -> Found {
     let mut urls = values.iter().filter(|value| !is_placeholder(value)).map(|value| decoded(value));
-    let Some((url, is_encoded_again)) = urls.next() else { return Found::None };
+    let Some((url, oddity_of_first)) = urls.next() else { return Found::None };
     let mut is_repeated = false;
     for (other, _) in urls {
-        if other != url {
+        if !name_one_event(&other, &url) {
             return Found::Several;
         }
         is_repeated = true;
@@ -229,15 +284,38 @@ fn agreed(values: &[Cow<'_, str>]) -> Found {
     } else if is_repeated {
         Some(Oddity::Repeated)
     } else {
-        is_encoded_again.then_some(Oddity::EncodedAgain)
+        oddity_of_first
     };
     Found::One(url.into_owned(), oddity)
 }
 
-/// An event URL as it was before it was encoded more than once, and whether it was. A value is only decoded while its
-/// scheme is still encoded: then nothing else can be meant.
-fn decoded(value: &str) -> (Cow<'_, str>, bool) {
-    let mut url = Cow::Borrowed(value);
+/// A query whose `eventUrl` is a parameter of its own, where it was appended to another one by a second `?`, or by the
+/// `&amp;` that stands for `&` in HTML; nothing if it was not.
+fn rejoined(query: &str) -> Option<String> {
+    let mut joined = query.replace("&amp;", "&");
+    for mark in ["?", "%3F", "%3f"] {
+        let is_before_event_url =
+            |at: usize| joined[at + mark.len()..].split_once('=').is_some_and(|(name, _)| is_called_event_url(name));
+        if let Some(at) = joined.match_indices(mark).map(|(at, _)| at).find(|at| is_before_event_url(*at)) {
+            joined.replace_range(at..at + mark.len(), "&");
+        }
+    }
+    (joined != query).then_some(joined)
+}
+
+/// A value without what may stand around a URL and is no part of it.
+fn unwrapped(value: &str) -> &str {
+    let bare = value.trim_ascii();
+    let pairs = [('"', '"'), ('\'', '\''), ('<', '>')];
+    let inner = pairs.iter().find_map(|(open, close)| bare.strip_prefix(*open)?.strip_suffix(*close));
+    inner.map_or(bare, str::trim_ascii)
+}
+
+/// An event URL without what stands around it, as it was before it was encoded more than once; and what was odd. A value
+/// is only decoded while its scheme is still encoded: then nothing else can be meant.
+fn decoded(value: &str) -> (Cow<'_, str>, Option<Oddity>) {
+    let bare = unwrapped(value);
+    let mut url = Cow::Borrowed(bare);
     for _ in 0..MAX_EXTRA_ENCODINGS {
         if !has_encoded_scheme(&url) {
             break;
@@ -245,8 +323,16 @@ fn decoded(value: &str) -> (Cow<'_, str>, bool) {
         let Ok(once) = percent_decode_str(&url).decode_utf8() else { break };
         url = Cow::Owned(once.into_owned());
     }
-    // What is still no URL is shown as it came.
-    if is_absolute(&url) { (url, !is_absolute(value)) } else { (Cow::Borrowed(value), false) }
+    if !is_absolute(&url) {
+        // What is still no URL is shown as it came.
+        return (Cow::Borrowed(value), None);
+    }
+    let oddity = if is_absolute(bare) {
+        (bare.len() != value.len()).then_some(Oddity::Wrapped)
+    } else {
+        Some(Oddity::EncodedAgain)
+    };
+    (url, oddity)
 }
 
 fn is_absolute(text: &str) -> bool {
@@ -268,16 +354,24 @@ fn is_web(scheme: &str) -> bool {
     ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
-/// Whether a value names no event: it is empty, or the placeholder for an event URL that was not replaced, in whatever
-/// brackets and however encoded.
+/// Whether a value names no event: it is empty, or what a template leaves where it has nothing to put in, or the placeholder
+/// for an event URL that was not replaced, in whatever brackets and however encoded.
 fn is_placeholder(value: &str) -> bool {
-    if is_absolute(value) {
+    const BRACKETS: [char; 14] = ['{', '}', '$', '[', ']', '<', '>', '(', ')', '%', ':', '"', '\'', ' '];
+    const NOTHING: [&str; 5] = ["url", "null", "undefined", "none", "nil"];
+    if is_absolute(unwrapped(value)) {
         return false;
     }
     let decoded = percent_decode_str(value).decode_utf8_lossy();
     let decoded = percent_decode_str(&decoded).decode_utf8_lossy();
-    let bare = decoded.trim().trim_matches(['{', '}', '$', '[', ']', '<', '>', '(', ')', '%', ':', '"', '\'', ' ']);
-    bare.is_empty() || is_called_event_url(bare) || bare.eq_ignore_ascii_case("url")
+    let given = decoded.trim();
+    let bare = given.trim_matches(BRACKETS);
+    let is_in_brackets = given.starts_with(['{', '$', '[', '<', '(', '%'])
+        && bare.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '$'));
+    bare.is_empty()
+        || is_in_brackets
+        || is_called_event_url(bare)
+        || NOTHING.iter().any(|nothing| bare.eq_ignore_ascii_case(nothing))
 }
 
 /// Whether a name is `eventUrl`, but for case and separators.
@@ -355,6 +449,15 @@ mod tests {
             ("eventUrl=%7BeventUrl%7D&url=https://m/e/1", Oddity::BesidePlaceholder),
             ("eventurl=https://m/e/1", Oddity::Misnamed),
             ("event_url=https://m/e/1", Oddity::Misnamed),
+            ("eventUrl=https://m/e/1&eventUrl=https://m/e/1/", Oddity::Repeated),
+            ("eventUrl=https://m/e/1&eventUrl=https://M:443/e/%31", Oddity::Repeated),
+            ("eventUrl=https://m/e/1&eventUrl=null", Oddity::BesidePlaceholder),
+            ("eventUrl=%20https://m/e/1", Oddity::Wrapped),
+            ("eventUrl=https://m/e/1%0D%0A", Oddity::Wrapped),
+            ("eventUrl=%22https://m/e/1%22", Oddity::Wrapped),
+            ("url='https://m/e/1'+", Oddity::Wrapped),
+            ("eventUrl=%3Chttps://m/e/1%3E", Oddity::Wrapped),
+            ("eventUrl=+https%253A%252F%252Fm%252Fe%252F1", Oddity::EncodedAgain),
         ] {
             let read = NotificationQuery::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
             let url = read.event_url.to_ascii_lowercase();
@@ -364,6 +467,22 @@ mod tests {
                 "{query}"
             );
         }
+    }
+
+    #[test]
+    fn an_event_url_that_was_not_joined_by_a_bare_ampersand_is_found_and_what_stands_before_it_is_kept() {
+        for query in [
+            "lang=en?eventUrl=https://m/e/1%3Fa=b",
+            "lang=en%3FeventUrl=https://m/e/1%3Fa=b",
+            "lang=en&amp;eventUrl=https://m/e/1%3Fa=b",
+            "lang=en?event_url=https%3A%2F%2Fm%2Fe%2F1%3Fa%3Db",
+        ] {
+            let read = NotificationQuery::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+            let expected = ("https://m/e/1?a=b", "lang=en", Some(Oddity::Misjoined));
+            assert_eq!((read.event_url.as_str(), read.parameters.as_str(), read.oddity), expected, "{query}");
+        }
+        let certain = "eventUrl=https://m/e/1&back=x?eventUrl=https://m/e/2";
+        assert_eq!(NotificationQuery::parse(certain).map(|read| read.oddity), Ok(None));
     }
 
     #[test]
@@ -382,6 +501,14 @@ mod tests {
             ("eventUrl=${eventUrl}", "event_url_placeholder"),
             ("eventUrl=%7Bevent_url%7D&eventUrl=", "event_url_placeholder"),
             ("url=%7Burl%7D", "event_url_placeholder"),
+            ("eventUrl={0}", "event_url_placeholder"),
+            ("eventUrl=$1", "event_url_placeholder"),
+            ("eventUrl=%25s", "event_url_placeholder"),
+            ("eventUrl=null", "event_url_placeholder"),
+            ("eventUrl=undefined", "event_url_placeholder"),
+            ("eventUrl=%7Bevent.url%7D", "event_url_placeholder"),
+            ("lang=en?eventUrl={eventUrl}", "event_url_placeholder"),
+            ("lang=en?eventUrl=https://m/e/1&amp;eventUrl=https://m/e/2", "event_urls_differ"),
             ("eventUrl=https://m/e/1&eventUrl=https://m/e/2", "event_urls_differ"),
             ("url=https://m/e/1&url=https://m/e/2", "event_urls_differ"),
         ] {
@@ -391,6 +518,15 @@ mod tests {
         }
         let hint = NotificationQuery::parse("EVENTURL=x").expect_err("no notification's").to_string();
         assert!(hint.contains("\"EVENTURL\""), "{hint}");
+        for (query, hint) in [
+            ("lang=en&event=https%3A%2F%2Fm%2Fe%2F1", "\"event\", which holds a URL"),
+            ("event=https%253A%252F%252Fm%252Fe%252F1", "\"event\", which holds a URL"),
+            ("https://m/e/1", "a URL without a name"),
+            ("https%3A%2F%2Fm%2Fe%2F1%3Fsig%3Ds3cret&x=1", "a URL without a name"),
+        ] {
+            let error = NotificationQuery::parse(query).expect_err("no notification's").to_string();
+            assert!(error.contains(hint) && !error.contains("s3cret"), "{query}: {error}");
+        }
     }
 
     proptest! {
@@ -403,7 +539,7 @@ mod tests {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.extend_pairs(&others).append_pair("eventUrl", &url);
             let read = NotificationQuery::parse(&query.finish()).expect("a notification's");
-            prop_assert_eq!(read.event_url, url);
+            prop_assert_eq!(read.event_url, url.trim_ascii());
             let kept: Vec<_> = form_urlencoded::parse(read.parameters.as_bytes()).into_owned().collect();
             let others: Vec<_> = others.into_iter().filter(|(name, value)| !is_credential(name, value)).collect();
             prop_assert_eq!(kept, others);

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use url::{Host, Url};
 
@@ -96,17 +97,59 @@ impl BaseUrl {
         self.has_origin_of(&other.0)
     }
 
+    /// Whether `url`, which has this base's origin, lies in it.
     fn contains(&self, url: &Url) -> bool {
-        self.has_origin_of(url) && url.path().strip_prefix(self.path()).is_some_and(|rest| rest.starts_with('/'))
+        url.path().strip_prefix(self.path()).is_some_and(|rest| rest.starts_with('/'))
     }
 
-    /// The base among `bases` that `url` lies in: of bases that lie in each other, the innermost.
+    /// Whether some server may read `url`, which has this base's origin, as lying in it.
+    fn may_contain(&self, url: &Url) -> bool {
+        let mut segments = url.path().split('/');
+        self.path().split('/').all(|own| segments.next().is_some_and(|given| read_loosely(given) == read_loosely(own)))
+    }
+
+    /// Where among `bases` `url` lies.
+    fn find<'a>(bases: impl IntoIterator<Item = &'a Self>, url: &Url) -> Place<'a> {
+        let mut place = Place { innermost: None, ambiguous: None };
+        let is_deeper =
+            |base: &Self, than: Option<&Self>| than.is_none_or(|than| base.path().len() > than.path().len());
+        for base in bases.into_iter().filter(|base| base.has_origin_of(url)) {
+            if base.contains(url) {
+                if is_deeper(base, place.innermost) {
+                    place.innermost = Some(base);
+                }
+            } else if is_deeper(base, place.ambiguous) && base.may_contain(url) {
+                place.ambiguous = Some(base);
+            }
+        }
+        place
+    }
+}
+
+/// Where a URL lies among configured bases.
+struct Place<'a> {
+    /// Of bases that lie in each other, the innermost.
     ///
     /// `http://market.example` and `http://market.example/store` may be two marketplaces, and a token of the first is
     /// not for the second (G6).
-    fn innermost<'a>(bases: impl IntoIterator<Item = &'a Self>, url: &Url) -> Option<&'a Self> {
-        bases.into_iter().filter(|base| base.contains(url)).max_by_key(|base| base.path().len())
+    innermost: Option<&'a BaseUrl>,
+    /// The deepest of those that it lies in for a server that ignores case or path parameters.
+    ambiguous: Option<&'a BaseUrl>,
+}
+
+impl<'a> Place<'a> {
+    /// The base, deeper than `base`, that some servers would take the URL to lie in.
+    fn ambiguous_within(&self, base: &BaseUrl) -> Option<&'a BaseUrl> {
+        self.ambiguous.filter(|ambiguous| ambiguous.path().len() > base.path().len())
     }
+}
+
+/// A segment of a path as the most lenient server reads it: in any case, without parameters behind a `;`, and without
+/// white space or dots around it.
+fn read_loosely(segment: &str) -> String {
+    let decoded = percent_decode_str(segment).decode_utf8_lossy();
+    let bare = decoded.split(';').next().unwrap_or_default();
+    bare.trim_matches(|c: char| c == '.' || c.is_whitespace() || c.is_control()).to_lowercase()
 }
 
 impl fmt::Display for BaseUrl {
@@ -162,6 +205,9 @@ pub enum EventUrlError {
     /// Lies in a marketplace of another integration, which lies within one of this integration's.
     #[error("eventUrl lies in {0}, which is a marketplace of another integration")]
     OtherIntegration(String),
+    /// Lies in an inner marketplace for some servers, and not for us.
+    #[error("eventUrl may be read as lying in {0}; the marketplace must write its path as that address has it")]
+    Ambiguous(String),
     /// Has no last path segment to be the event's token.
     #[error("eventUrl has no event id at the end of its path")]
     NoToken,
@@ -205,12 +251,17 @@ impl EventUrl {
         };
         let foreign = || {
             let place = format!("{}{}", url.origin().ascii_serialization(), url.path());
+            let place = shown_event_url(&place);
             EventUrlError::Foreign(place[..place.floor_char_boundary(MAX_SHOWN_BYTES)].to_owned())
         };
-        let marketplace = BaseUrl::innermost(marketplaces, &url).ok_or_else(foreign)?.clone();
-        if let Some(other) = BaseUrl::innermost(others, &url)
-            && other.path().len() > marketplace.path().len()
-        {
+        let place = BaseUrl::find(marketplaces, &url);
+        let marketplace = place.innermost.ok_or_else(foreign)?.clone();
+        if let Some(inner) = place.ambiguous_within(&marketplace) {
+            return Err(EventUrlError::Ambiguous(inner.to_string()));
+        }
+        let among_all = BaseUrl::find(others, &url);
+        let of_other = among_all.innermost.filter(|other| other.path().len() > marketplace.path().len());
+        if let Some(other) = of_other.or_else(|| among_all.ambiguous_within(&marketplace)) {
             return Err(EventUrlError::OtherIntegration(other.to_string()));
         }
         let former_identity = former_identity.filter(|former| without_slash(&url) != former.as_str());
@@ -310,6 +361,11 @@ fn without_slash(url: &Url) -> Cow<'_, str> {
     Cow::Owned(bare.into())
 }
 
+/// Whether two texts are URLs of one event.
+pub(super) fn name_one_event(one: &str, other: &str) -> bool {
+    one == other || stored_identity(one).is_some_and(|one| stored_identity(other) == Some(one))
+}
+
 /// What names the event whose URL is stored as `event_url`; nothing if that is no URL.
 pub(super) fn stored_identity(event_url: &str) -> Option<String> {
     let given = Url::parse(event_url).ok()?;
@@ -317,28 +373,53 @@ pub(super) fn stored_identity(event_url: &str) -> Option<String> {
     Some(without_slash(&url).into_owned())
 }
 
-/// An event URL to be shown: what looks like a credential in its query is left out (G11).
+/// An event URL to be shown: what looks like a credential in its query, or in the parameters of its path, is left out
+/// (G11).
 #[must_use]
 pub fn shown_event_url(event_url: &str) -> Cow<'_, str> {
-    let Some((path, query)) = event_url.split_once('?') else { return Cow::Borrowed(event_url) };
-    let is_secret = |pair: &str| {
-        url::form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(name, value)| is_credential(&name, &value))
-    };
-    if !query.split('&').any(is_secret) {
-        return Cow::Borrowed(event_url);
+    let (path, query) = event_url.split_once('?').map_or((event_url, None), |(path, query)| (path, Some(query)));
+    let mut shown = String::with_capacity(event_url.len());
+    for (number, segment) in path.split('/').enumerate() {
+        if number > 0 {
+            shown.push('/');
+        }
+        let (name, parameters) = segment.split_at(parameter_in(segment).unwrap_or(segment.len()));
+        shown.push_str(name);
+        let mut rest = parameters;
+        while !rest.is_empty() {
+            let separator = if rest.starts_with(';') { 1 } else { ENCODED_SEMICOLON.len() };
+            let end = parameter_in(&rest[separator..]).map_or(rest.len(), |next| separator + next);
+            shown.push_str(&rest[..separator]);
+            shown.push_str(&shown_pair(&rest[separator..end]));
+            rest = &rest[end..];
+        }
     }
-    let shown: Vec<Cow<'_, str>> = query
-        .split('&')
-        .map(|pair| {
-            if is_secret(pair) {
-                // What stands without a name is the credential itself.
-                pair.split_once('=').map_or("[not shown]".into(), |(name, _)| format!("{name}=[not shown]").into())
-            } else {
-                pair.into()
-            }
-        })
-        .collect();
-    Cow::Owned(format!("{path}?{}", shown.join("&")))
+    if let Some(query) = query {
+        for (number, pair) in query.split('&').enumerate() {
+            shown.push(if number == 0 { '?' } else { '&' });
+            shown.push_str(&shown_pair(pair));
+        }
+    }
+    if shown == event_url { Cow::Borrowed(event_url) } else { Cow::Owned(shown) }
+}
+
+const ENCODED_SEMICOLON: &str = "%3b";
+
+/// Where in a segment of a path its next parameter begins, with a semicolon in whatever spelling.
+fn parameter_in(segment: &str) -> Option<usize> {
+    let encoded = segment.as_bytes().windows(ENCODED_SEMICOLON.len());
+    let encoded = encoded.into_iter().position(|escape| escape.eq_ignore_ascii_case(ENCODED_SEMICOLON.as_bytes()));
+    segment.find(';').into_iter().chain(encoded).min()
+}
+
+/// A name and its value, without the value if that may be a credential.
+fn shown_pair(pair: &str) -> Cow<'_, str> {
+    let read = url::form_urlencoded::parse(pair.as_bytes()).next();
+    if !read.is_some_and(|(name, value)| is_credential(&name, &value)) {
+        return Cow::Borrowed(pair);
+    }
+    // What stands without a name is the credential itself.
+    pair.split_once('=').map_or("[not shown]".into(), |(name, _)| format!("{name}=[not shown]").into())
 }
 
 /// Whether the parser read the URL as it is written.
@@ -482,7 +563,6 @@ mod tests {
             ("http://h.localhost/store/events/1", &inner),
             ("http://h.localhost:80/%73tore/events/1", &inner),
             ("http://h.localhost/storefront/events/1", &outer),
-            ("http://h.localhost/STORE/events/1", &outer),
         ] {
             for bases in [[&outer, &inner], [&inner, &outer]] {
                 assert_eq!(EventUrl::parse(event, bases).expect("an event URL").marketplace(), lies_in, "{event}");
@@ -491,6 +571,25 @@ mod tests {
             assert_eq!(of_outer.is_ok(), lies_in == &outer, "{event} with the outer one's token");
             let of_inner = EventUrl::parse_among(event, [&inner], [&outer, &inner]);
             assert_eq!(of_inner.is_ok(), lies_in == &inner, "{event} with the inner one's token");
+        }
+        for event in [
+            "http://h.localhost/STORE/events/1",
+            "http://h.localhost/%53tore/events/1",
+            "http://h.localhost/store;v=1/events/1",
+            "http://h.localhost/store;/events/1",
+            "http://h.localhost/store%3Bv/events/1",
+            "http://h.localhost/store./events/1",
+            "http://h.localhost/%20store/events/1",
+            "http://h.localhost/store%0A/events/1",
+        ] {
+            for bases in [[&outer, &inner], [&inner, &outer]] {
+                let ambiguous = Err(EventUrlError::Ambiguous(inner.to_string()));
+                assert_eq!(EventUrl::parse(event, bases), ambiguous, "{event}");
+                let of_other = Err(EventUrlError::OtherIntegration(inner.to_string()));
+                assert_eq!(EventUrl::parse_among(event, [&outer], bases), of_other, "{event}");
+            }
+            assert!(EventUrl::parse(event, [&outer]).is_ok(), "{event} where nothing lies within");
+            assert!(matches!(EventUrl::parse(event, [&inner]), Err(EventUrlError::Foreign(_))), "{event}");
         }
         let twin = EventUrl::parse_among("http://h.localhost/events/1", [&outer], [&outer, &outer]);
         assert!(twin.is_ok(), "two integrations may be of one marketplace");
@@ -503,6 +602,18 @@ mod tests {
         let shown = "https://market.example/events/1?view=full&Sig=[not shown]&x=[not shown]";
         assert_eq!(url.to_string(), shown);
         assert!(!format!("{url:?}").contains("s3cret"));
+        for (event, shown) in [
+            ("/ev;v=2/j1;jsessionid=s3cret?view=full", "/ev;v=2/j1;jsessionid=[not shown]?view=full"),
+            ("/ev;sid=s3cret;v=2/j1", "/ev;sid=[not shown];v=2/j1"),
+            ("/ev/j1%3Bjsessionid=s3cret", "/ev/j1%3Bjsessionid=[not shown]"),
+            ("/ev/j1%3bjsessionid%3Ds3cret;v=2", "/ev/j1%3b[not shown];v=2"),
+            ("/ev/j1;eyJh.eyJi.s3cret", "/ev/j1;[not shown]"),
+            ("/ev/j1?a=b;sid=s3cret&v=2", "/ev/j1?a=[not shown]&v=2"),
+            ("/ev/é%3", "/ev/é%3"),
+            ("", ""),
+        ] {
+            assert_eq!(shown_event_url(event), shown);
+        }
     }
 
     /// A segment of a path, or a part of a query, as the characters it says.

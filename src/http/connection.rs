@@ -13,8 +13,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::excess::{Excess, Refusals};
+use super::farewell::{Farewell, Malformed, Wording};
 use super::limiter::ConnectionPermit;
 use crate::clock::{Clock, Moment};
+use crate::log_limiter::LogLimiter;
 
 /// How long what a client still sends is read and thrown away after the last answer, so that it gets to read that.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -43,6 +45,8 @@ pub(super) struct Policy {
     pub(super) times: ConnectionTimes,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) wording: Wording,
+    pub(super) log: LogLimiter,
 }
 
 /// How far the body of the present request is.
@@ -73,16 +77,26 @@ pub(super) struct Connection {
     /// Whether a request is worked on.
     is_handling: Cell<bool>,
     body: Cell<Body>,
+    /// Whether whoever works on the request waits for more of its body.
+    awaits_body: Cell<bool>,
     /// Since when the client does not read its answer.
     blocked_since: Cell<Option<Moment>>,
     /// Whether the client will send nothing more.
     is_at_end: Cell<bool>,
+    /// Whether an answer said that the connection closes.
+    closes: Cell<bool>,
     /// Whether nothing more is read.
     is_ending: Cell<bool>,
+    /// Whether nothing more is to be written than what was written so far.
+    is_last_written: Cell<bool>,
+    /// Whether what is written from now on is thrown away.
+    is_muted: Cell<bool>,
+    /// What it is that arrived, should it be no request.
+    opening: Cell<Malformed>,
     /// Whether the protocol is to be driven once more when what it has written is out.
     is_nudged: Cell<bool>,
     /// What to say before the end, if no request is there to be answered.
-    farewell: Cell<Option<Excess>>,
+    farewell: Cell<Option<Farewell>>,
 }
 
 /// What comes of a deadline.
@@ -105,9 +119,14 @@ impl Connection {
             is_full: Cell::new(false),
             is_handling: Cell::new(false),
             body: Cell::new(Body::Complete),
+            awaits_body: Cell::new(false),
             blocked_since: Cell::new(None),
             is_at_end: Cell::new(false),
+            closes: Cell::new(false),
             is_ending: Cell::new(false),
+            is_last_written: Cell::new(false),
+            is_muted: Cell::new(false),
+            opening: Cell::new(Malformed::Other),
             is_nudged: Cell::new(false),
             farewell: Cell::new(None),
         }
@@ -134,13 +153,26 @@ impl Connection {
         // Chunks have lengths and line ends of their own.
         let for_body = if has_body { times.max_body_bytes.saturating_mul(2).saturating_add(4096) } else { 0 };
         self.refill(times.max_head_bytes.saturating_add(for_body));
+        self.permit.is_busy();
         if has_body {
             self.body.set(Body::Incomplete);
-            let now = self.policy.clock.monotonic();
-            self.since.set(now);
-            self.permit.waits(now);
+            self.since.set(self.policy.clock.monotonic());
         } else {
             self.body.set(Body::Complete);
+        }
+    }
+
+    /// The work on the request waits for more of its body, so the client has the next move. It waits from the head on: a
+    /// client that sends byte by byte is not the latest to have moved.
+    pub(super) fn awaits_body(&self) {
+        if !self.awaits_body.replace(true) {
+            self.permit.waits(self.since.get());
+        }
+    }
+
+    /// The work on the request goes on, with more of the body or without.
+    pub(super) fn goes_on(&self) {
+        if self.awaits_body.replace(false) && self.is_busy() {
             self.permit.is_busy();
         }
     }
@@ -148,12 +180,12 @@ impl Connection {
     /// The request's body was read to its end.
     pub(super) fn complete_body(&self) {
         self.body.set(Body::Complete);
-        self.permit.is_busy();
+        self.goes_on();
     }
 
     /// Whether the next move is ours, so that the connection makes room for nobody.
     fn is_busy(&self) -> bool {
-        self.is_handling.get() && !self.has_unread_body() && self.blocked_since.get().is_none()
+        self.is_handling.get() && !self.awaits_body.get() && self.blocked_since.get().is_none()
     }
 
     /// Whether the body was left unread, so that nothing can follow it.
@@ -165,6 +197,7 @@ impl Connection {
     pub(super) fn end(&self) {
         let now = self.policy.clock.monotonic();
         self.is_handling.set(false);
+        self.awaits_body.set(false);
         self.since.set(now);
         self.permit.waits(now);
         self.refill(self.policy.times.max_head_bytes);
@@ -172,6 +205,56 @@ impl Connection {
             self.is_ending.set(true);
             self.is_nudged.set(true);
         }
+    }
+
+    /// The answer says that the connection closes.
+    pub(super) fn closes(&self) {
+        self.closes.set(true);
+    }
+
+    /// Whether an answer was the last, so that a request that is there already gets none.
+    pub(super) fn is_over(&self) -> bool {
+        self.closes.get() || self.is_ending.get()
+    }
+
+    /// Has nothing written after what was written so far. Ready once that is on its way.
+    pub(super) fn poll_muted(&self) -> Poll<()> {
+        // What the client goes on sending is read to an end, or it would not get to read the answer.
+        self.is_ending.set(true);
+        if self.is_muted.get() {
+            return Poll::Ready(());
+        }
+        self.is_last_written.set(true);
+        Poll::Pending
+    }
+
+    /// Whether what is written is thrown away.
+    pub(super) fn is_muted(&self) -> bool {
+        self.is_muted.get()
+    }
+
+    /// What arrived is no request, or has too many headers to be read, and the protocol gives up. Returns what to say,
+    /// unless the last answer was given.
+    pub(super) fn fails_to_parse(&self, is_too_large: bool) -> Option<Farewell> {
+        if self.is_over() {
+            return None;
+        }
+        self.is_ending.set(true);
+        if is_too_large {
+            self.policy.refusals.note(Excess::Headers);
+            return Some(Farewell::Excess(Excess::Headers));
+        }
+        self.policy.refusals.note_malformed();
+        let malformed = self.opening.get();
+        if let Some(times) = self.policy.log.admit(malformed.name()) {
+            tracing::warn!(kind = malformed.name(), times, "what arrives is no request: {malformed}");
+        }
+        Some(Farewell::Malformed(malformed))
+    }
+
+    /// How errors are worded here.
+    pub(super) fn wording(&self) -> Wording {
+        self.policy.wording
     }
 
     fn refill(&self, budget: usize) {
@@ -227,6 +310,7 @@ impl Connection {
                 return;
             }
             self.since.set(self.policy.clock.monotonic());
+            self.opening.set(Malformed::beginning_with(bytes));
         }
         self.head_bytes.set(before + bytes.len());
     }
@@ -245,18 +329,22 @@ impl Connection {
         if self.blocked_since.take().is_some() && self.is_busy() {
             self.permit.is_busy();
         }
-        self.is_nudged.take()
+        let is_muted_now = self.is_last_written.take();
+        if is_muted_now {
+            self.is_muted.set(true);
+        }
+        self.is_nudged.take() || is_muted_now
     }
 
     fn say_farewell(&self, excess: Excess) {
         self.policy.refusals.note(excess);
-        self.farewell.set(Some(excess));
+        self.farewell.set(Some(Farewell::Excess(excess)));
         self.is_ending.set(true);
         self.since.set(self.policy.clock.monotonic());
     }
 
     /// What is to be said before the end, once, and not into an answer that is not out.
-    pub(super) fn take_farewell(&self) -> Option<Excess> {
+    pub(super) fn take_farewell(&self) -> Option<Farewell> {
         self.farewell.take().filter(|_| self.blocked_since.get().is_none())
     }
 

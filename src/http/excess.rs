@@ -79,17 +79,30 @@ impl fmt::Display for Excess {
 
 /// How often each excess was refused since the start.
 #[derive(Debug, Default)]
-pub struct Refusals([AtomicU64; Excess::ALL.len()]);
+pub struct Refusals {
+    excesses: [AtomicU64; Excess::ALL.len()],
+    malformed: AtomicU64,
+}
 
 impl Refusals {
     /// How often `excess` was refused.
     #[must_use]
     pub fn count(&self, excess: Excess) -> u64 {
-        self.0[excess as usize].load(Ordering::Relaxed)
+        self.excesses[excess as usize].load(Ordering::Relaxed)
+    }
+
+    /// How often what arrived was no request.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.malformed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_malformed(&self) {
+        self.malformed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn note(&self, excess: Excess) {
-        self.0[excess as usize].fetch_add(1, Ordering::Relaxed);
+        self.excesses[excess as usize].fetch_add(1, Ordering::Relaxed);
         tracing::debug!(excess = excess.name(), "refused");
     }
 }

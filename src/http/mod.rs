@@ -6,6 +6,7 @@
 mod authorization;
 mod connection;
 mod excess;
+mod farewell;
 mod files;
 pub(crate) mod health;
 mod limiter;
@@ -31,6 +32,7 @@ use thiserror::Error;
 use tokio::net::TcpSocket;
 
 use crate::clock::Clock;
+use crate::log_limiter::LogLimiter;
 use connection::{Connection, Guarded, Policy};
 use limiter::ConnectionLimiter;
 use observed::Observed;
@@ -39,6 +41,7 @@ use stream::GuardedStream;
 pub(crate) use authorization::{bearer_token, is_same_secret};
 pub(crate) use connection::ConnectionTimes;
 pub use excess::{Excess, Refusals};
+pub(crate) use farewell::Wording;
 pub(crate) use files::raise_open_file_limit;
 pub(crate) use limiter::ConnectionLimits;
 pub(crate) use negotiation::prefers_xml;
@@ -65,6 +68,8 @@ pub(crate) struct Listener {
     pub(crate) connections: ConnectionLimits,
     /// Where refusals are counted.
     pub(crate) refusals: Arc<Refusals>,
+    /// How it words what it says where there is no request to be answered.
+    pub(crate) wording: Wording,
     /// What time it is.
     pub(crate) clock: Arc<dyn Clock>,
     /// How long work in hand may take at a stop.
@@ -98,11 +103,11 @@ fn bind(
     routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
 ) -> io::Result<(Server, SocketAddr)> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
-    let Listener { times, connections, refusals, clock, shutdown_timeout } = listener;
+    let Listener { times, connections, refusals, wording, clock, shutdown_timeout } = listener;
     // A newcomer has to be taken in before somebody can make room for it.
     let taken_in = connections.total.saturating_add(connections.surplus.saturating_mul(2));
     let limiter = ConnectionLimiter::new(connections);
-    let policy = Arc::new(Policy { times, clock, refusals });
+    let policy = Arc::new(Policy { times, log: LogLimiter::new(Arc::clone(&clock)), clock, refusals, wording });
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(taken_in.div_ceil(workers))
@@ -140,6 +145,7 @@ fn bind(
                 .on_connect_ext(|stream: &GuardedStream, data| {
                     data.insert(Rc::clone(&stream.connection));
                 })
+                .expect(fn_service(observed::expect))
                 .h1(requests.map_err(|error: actix_web::Error| error.as_response_error().error_response()))
                 .new_service(());
             let (limiter, policy) = (Arc::clone(&limiter), Arc::clone(&policy));

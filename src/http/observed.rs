@@ -1,5 +1,6 @@
 //! Watches requests begin and answers end, for the deadlines of their connection.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -8,6 +9,7 @@ use actix_http::{ConnectionType, Payload, Request, Response};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{Service, ServiceResponse, forward_ready};
 use actix_web::error::PayloadError;
+use actix_web::http::{StatusCode, Uri};
 use actix_web::web::Bytes;
 use futures_core::Stream;
 use pin_project_lite::pin_project;
@@ -32,7 +34,17 @@ where
     forward_ready!(requests);
 
     fn call(&self, mut request: Request) -> Self::Future {
-        let turn = request.conn_data::<Rc<Connection>>().cloned().map(|connection| {
+        let connection = request.conn_data::<Rc<Connection>>().cloned();
+        if let Some(connection) = connection.as_ref().filter(|connection| connection.is_over()) {
+            return Handling::Refused { connection: Rc::clone(connection) };
+        }
+        // `OPTIONS *` and `CONNECT` name no path, and routers know nothing but paths.
+        if !request.path().starts_with('/') {
+            request.head_mut().uri = Uri::from_static("/");
+        }
+        // An upgrade that is asked for is not taken, and ends the connection like `close`.
+        let closes = request.head().connection_type() != ConnectionType::KeepAlive;
+        let turn = connection.map(|connection| {
             let has_body = !matches!(request.payload(), Payload::None);
             connection.begin(has_body);
             if has_body {
@@ -41,8 +53,17 @@ where
             }
             Turn(connection)
         });
-        Handling { work: self.requests.call(request), turn }
+        Handling::Worked { work: self.requests.call(request), turn, closes }
     }
+}
+
+/// Lets a request that asks whether to send its body do so, unless an answer before it was the last.
+pub(super) async fn expect(request: Request) -> Result<Request, actix_web::Error> {
+    let connection = request.conn_data::<Rc<Connection>>().cloned();
+    if let Some(connection) = connection.filter(|connection| connection.is_over()) {
+        poll_fn(|_| connection.poll_muted()).await;
+    }
+    Ok(request)
 }
 
 /// A request that is worked on, until its answer is complete or nobody waits for it any more.
@@ -55,11 +76,18 @@ impl Drop for Turn {
 }
 
 pin_project! {
-    /// Work on a request.
-    pub(super) struct Handling<F> {
-        #[pin]
-        work: F,
-        turn: Option<Turn>,
+    /// What becomes of a request.
+    #[project = HandlingProjection]
+    pub(super) enum Handling<F> {
+        /// It is worked on.
+        Worked {
+            #[pin]
+            work: F,
+            turn: Option<Turn>,
+            closes: bool,
+        },
+        /// It came behind the one whose answer closes the connection.
+        Refused { connection: Rc<Connection> },
     }
 }
 
@@ -70,16 +98,29 @@ where
     type Output = Result<Response<ObservedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let result = ready!(this.work.poll(cx));
-        let turn = this.turn.take();
+        let (work, turn, closes) = match self.project() {
+            HandlingProjection::Worked { work, turn, closes } => (work, turn, *closes),
+            HandlingProjection::Refused { connection } => {
+                ready!(connection.poll_muted());
+                // Nobody gets to read it.
+                let mut nothing = Response::with_body(StatusCode::OK, ObservedBody { body: None, _turn: None });
+                nothing.head_mut().set_connection_type(ConnectionType::Close);
+                return Poll::Ready(Ok(nothing));
+            }
+        };
+        let result = ready!(work.poll(cx));
+        let turn = turn.take();
         Poll::Ready(result.map(|response| {
             let mut response: Response<B> = response.into();
             // What follows a body that nobody read cannot be told from it.
-            if turn.as_ref().is_some_and(|Turn(connection)| connection.has_unread_body()) {
+            let is_unread = turn.as_ref().is_some_and(|Turn(connection)| connection.has_unread_body());
+            if closes || is_unread || response.head().connection_type() == ConnectionType::Close {
                 response.head_mut().set_connection_type(ConnectionType::Close);
+                if let Some(Turn(connection)) = &turn {
+                    connection.closes();
+                }
             }
-            response.map_body(|_, body| ObservedBody { body, _turn: turn })
+            response.map_body(|_, body| ObservedBody { body: Some(body), _turn: turn })
         }))
     }
 }
@@ -88,7 +129,7 @@ pin_project! {
     /// An answer's body. The answer is complete when it is dropped.
     pub(super) struct ObservedBody<B> {
         #[pin]
-        body: B,
+        body: Option<B>,
         _turn: Option<Turn>,
     }
 }
@@ -97,11 +138,11 @@ impl<B: MessageBody> MessageBody for ObservedBody<B> {
     type Error = B::Error;
 
     fn size(&self) -> BodySize {
-        self.body.size()
+        self.body.as_ref().map_or(BodySize::Sized(0), MessageBody::size)
     }
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        self.project().body.poll_next(cx)
+        self.project().body.as_pin_mut().map_or(Poll::Ready(None), |body| body.poll_next(cx))
     }
 }
 
@@ -123,10 +164,21 @@ impl Stream for Incoming {
             }
             Some(_) => return Poll::Ready(Some(Err(PayloadError::Overflow))),
         }
-        let next = ready!(Pin::new(&mut self.payload).poll_next(cx));
+        let Poll::Ready(next) = Pin::new(&mut self.payload).poll_next(cx) else {
+            self.connection.awaits_body();
+            return Poll::Pending;
+        };
         if next.is_none() {
             self.connection.complete_body();
+        } else {
+            self.connection.goes_on();
         }
         Poll::Ready(next)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.connection.goes_on();
     }
 }

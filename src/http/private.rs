@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ConnectionLimits, ConnectionTimes, Listener};
+use super::{ConnectionLimits, ConnectionTimes, Listener, Wording};
 use crate::clock::Clock;
 use crate::event::MAX_BODY_BYTES;
 
@@ -31,6 +31,7 @@ impl Listener {
                 exempt: Vec::new(),
             },
             refusals: Arc::default(),
+            wording: Wording::Problem,
             clock,
             shutdown_timeout,
         }

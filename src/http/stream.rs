@@ -9,7 +9,7 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{Budget, Connection};
-use super::excess::Excess;
+use super::farewell::{Bodiless, Farewell};
 
 /// How much of what a client still sends is thrown away after the last answer, so that it gets to read that.
 const LINGER_BYTES: usize = 1 << 20;
@@ -28,15 +28,8 @@ impl GuardedStream {
     }
 
     /// Tells the client why its connection ends, if it is there to listen.
-    fn say(&self, excess: Excess) {
-        let status = excess.status_code();
-        let body = format!("{excess}\n");
-        let answer = format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or_default(),
-            body.len()
-        );
+    fn say(&self, farewell: Farewell) {
+        let answer = self.connection.wording().answer(farewell);
         // Whoever left no room for so little is told nothing.
         let _ = self.socket.try_write(answer.as_bytes());
     }
@@ -62,8 +55,8 @@ impl AsyncRead for GuardedStream {
             }
             Budget::Later => return Poll::Pending,
             Budget::End => {
-                if let Some(excess) = this.connection.take_farewell() {
-                    this.say(excess);
+                if let Some(farewell) = this.connection.take_farewell() {
+                    this.say(farewell);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -80,6 +73,20 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.connection.is_muted() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        // The protocol answers what it cannot read without a word; what stands before that is written first.
+        let bytes = match Bodiless::find(bytes) {
+            Some(Bodiless { start: 0, is_too_large }) => {
+                if let Some(farewell) = self.connection.fails_to_parse(is_too_large) {
+                    self.say(farewell);
+                }
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            Some(Bodiless { start, .. }) => &bytes[..start],
+            None => bytes,
+        };
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         if written.is_pending() {
             self.connection.is_blocked();

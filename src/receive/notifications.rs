@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::answer::{self, Fault, Format, Refusal};
 use super::{Door, Integration};
 use crate::authenticate::{AuthenticationError, Caller, Presented};
+use crate::clock::Moment;
 use crate::config::Answers;
 use crate::event::{
     EventId, EventRecord, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State,
@@ -23,7 +24,8 @@ const RESULT_PATIENCE: Duration = Duration::from_secs(4);
 /// that anybody had it (G4). The marketplace has made use of it by then, and says so.
 const HANDED_OVER_AT_LEAST: Duration = Duration::from_secs(10);
 const HANDED_OVER_SPREAD_MILLIS: u64 = 20_000;
-/// How long the store may take to record: a marketplace that waits longer has gone, and one that is told rings again.
+/// How long the store may take, in all, until an event is recorded: a marketplace that waits longer has gone, and one that
+/// is told rings again.
 const RECORD_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a URL for several types waits for the body to tell what was notified.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
@@ -94,12 +96,17 @@ pub(super) fn routes(app: &mut web::ServiceConfig) {
 /// The answer to whatever no route is for. A marketplace that was set up with a wrong address is told from strangers by
 /// its credentials, and named in the log; what either is answered does not differ.
 pub(super) async fn no_such_route(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
-    let is_notification = request.method().is_safe() && NotificationQuery::parse(request.query_string()).is_ok();
+    let (path, query) = (request.path(), request.query_string());
+    // What is joined to the path by a slip is told by the parameter's name.
+    let is_about_events = path.contains("/notifications")
+        || [path, query].into_iter().any(names_event_url)
+        || NotificationQuery::parse(query).is_ok();
+    let is_notification = request.method().is_safe() && is_about_events;
     if is_notification
         && let Ok(caller) = door.caller_of(&request).await
         && let Some(times) = door.log.admit("no_such_route")
     {
-        let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
+        let path: String = without_values(path).chars().take(MAX_LOGGED_PATH).collect();
         let integration = &door.integrations[caller.integration()].name;
         tracing::warn!(
             integration,
@@ -112,6 +119,18 @@ pub(super) async fn no_such_route(door: web::Data<Door>, request: HttpRequest) -
         );
     }
     answer::no_such_route(&request)
+}
+
+/// Whether a text has `eventUrl` in it, in whatever spelling.
+fn names_event_url(text: &str) -> bool {
+    let letters = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
+    letters.collect::<String>().contains("eventurl")
+}
+
+/// A path up to the value of the first parameter that was joined to it by a slip: values may be credentials.
+fn without_values(path: &str) -> &str {
+    let ends = ["=", "%3D", "%3d"].into_iter().filter_map(|sign| path.find(sign));
+    &path[..ends.min().unwrap_or(path.len())]
 }
 
 /// What a notification is answered.
@@ -166,27 +185,21 @@ impl Door {
         }
         let former = EventId::former(&integration.name, &url);
         let now = self.clock.read();
+        let deadline = now.monotonic.plus(RECORD_PATIENCE);
         let may_wait = !is_head && announced.may_wait(&integration.answers);
         let mut notification = Notification::new(integration.name.clone(), url, announced.kind().cloned(), parameters)
             .answered_by(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
         // An event that an earlier release recorded under this spelling of its URL keeps its name.
         if let Some(former) = former
-            && self.store.event(former).await?.is_some()
+            && self.before(deadline, self.store.event(former)).await.inspect_err(not_recorded(former))?.is_some()
         {
             notification = notification.known_as(former);
         }
         let id = notification.id();
         let watch = may_wait.then(|| self.store.watch(id));
-        // What is recorded after that is worked all the same; no 2xx was promised for it.
-        let recorded = tokio::select! {
-            recorded = self.store.record(&notification, now) => recorded,
-            () = self.clock.sleep(RECORD_PATIENCE) => {
-                Err(StoreError::Unavailable("it does not write in time".to_owned()))
-            }
-        };
-        let recorded = recorded.inspect_err(|error| {
-            tracing::error!(event.id = %id, %error, "notification not recorded");
-        })?;
+        // What is recorded after the deadline is worked all the same; no 2xx was promised for it.
+        let recorded = self.before(deadline, self.store.record(&notification, now)).await;
+        let recorded = recorded.inspect_err(not_recorded(id))?;
         let words = match recorded {
             Recorded::New => {
                 tracing::debug!(event.id = %id, integration = integration.name, event_url = %notification.url(), "recorded");
@@ -194,7 +207,8 @@ impl Door {
             }
             Recorded::Duplicate(event) => {
                 tracing::debug!(event.id = %id, state = %event.state, "duplicate");
-                if let Some(result) = self.repeat(&event).await {
+                let repeated = self.repeat(&event, deadline).await;
+                if let Some(result) = repeated.inspect_err(not_recorded(id))? {
                     return Ok(Answer::Over(result));
                 }
                 match event.state {
@@ -213,34 +227,55 @@ impl Door {
         Ok(decided.unwrap_or(Answer::Accepted(words)))
     }
 
+    /// What the store says to a question, unless it takes longer than until `deadline`.
+    async fn before<T>(
+        &self,
+        deadline: Moment,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::select! {
+            // No timer is set for what is there at once.
+            biased;
+            answer = answer => answer,
+            () = self.clock.sleep_until(deadline) => {
+                Err(StoreError::Unavailable("it does not answer in time".to_owned()))
+            }
+        }
+    }
+
     /// The result of an event that is notified again, if it has one.
     ///
     /// A marketplace rings again because it misses something. So what waits for its next try is tried at once, whatever
-    /// its stage; what died of something that may have passed is taken up again; and a result that the marketplace did not
-    /// confirm is reported again.
-    async fn repeat(&self, event: &EventRecord) -> Option<EventResult> {
+    /// its stage; what died of something that may have passed is taken up again; and so is a result whose report died. A
+    /// result of an event that is done is answered, and that is all: also where the marketplace did not confirm it.
+    ///
+    /// Fails if an event that nobody works on any more cannot be taken up again: an answer of success would be the last
+    /// that was heard of it.
+    async fn repeat(&self, event: &EventRecord, deadline: Moment) -> Result<Option<EventResult>, StoreError> {
         let now = self.clock.read();
-        let brought_forward = match event.state {
+        match event.state {
             // The first caller is about to be answered, or its time runs out and the result is reported.
-            State::Handled if event.left_to_answer => Ok(()),
-            State::Received | State::Fetched | State::Handled => self.store.hasten(event.id, now).await,
-            State::Dead if event.may_recover || event.result.is_some() => {
-                match self.store.amend(event.id, Amendment::Rerun, now).await {
-                    // Another duplicate was first.
-                    Ok(_) | Err(StoreError::Illegal(_)) => Ok(()),
-                    Err(error) => Err(error),
+            State::Handled if event.left_to_answer => {}
+            State::Received | State::Fetched | State::Handled => {
+                // It is worked when its time has come, if not at once.
+                if let Err(error) = self.before(deadline, self.store.hasten(event.id, now)).await {
+                    tracing::warn!(event.id = %event.id, %error, "an event that was notified again is not brought forward");
                 }
             }
-            State::Done | State::Deferred | State::Dead => Ok(()),
-        };
-        if let Err(error) = brought_forward {
-            tracing::warn!(event.id = %event.id, %error, "an event that was notified again is not brought forward");
+            State::Dead if event.may_recover || event.result.is_some() => {
+                match self.before(deadline, self.store.amend(event.id, Amendment::Rerun, now)).await {
+                    // Another duplicate was first, and perhaps a worker after it.
+                    Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            State::Done | State::Deferred | State::Dead => {}
         }
-        match event.state {
+        Ok(match event.state {
             State::Done => Some(event.result.clone().unwrap_or_else(|| EventResult::success("event done"))),
             State::Handled | State::Dead => event.result.clone(),
             State::Received | State::Fetched | State::Deferred => None,
-        }
+        })
     }
 
     /// Waits, so long and no longer, until the event's body is read and, if its caller waits for the result, until
@@ -257,7 +292,7 @@ impl Door {
         let start = self.clock.monotonic();
         let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
         loop {
-            let event = self.store.event(id).await.ok().flatten()?;
+            let event = self.before(start.plus(RESULT_PATIENCE), self.store.event(id)).await.ok().flatten()?;
             let kind = event.kind.as_ref();
             let decided = match (event.state, &event.result) {
                 (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
@@ -296,6 +331,11 @@ impl Door {
             }
         }
     }
+}
+
+/// Logs that the event `id` is not recorded, or not taken up again.
+fn not_recorded(id: EventId) -> impl Fn(&StoreError) {
+    move |error| tracing::error!(event.id = %id, %error, "notification not recorded")
 }
 
 /// Tells an event of another integration from one of nobody's.

@@ -217,9 +217,9 @@ impl State {
 pub(super) type Shared = web::Data<OnceLock<SandboxState>>;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
-    app.service(web::resource("/oauth2/token").route(web::post().to(issue)))
-        .service(web::resource("/api/integration/v1/events/{id}").route(web::get().to(read)))
-        .service(web::resource("/api/integration/v1/events/{id}/result").route(web::post().to(take_result)));
+    app.service(super::act("/oauth2/token", issue))
+        .service(super::read("/api/integration/v1/events/{id}", read))
+        .service(super::act("/api/integration/v1/events/{id}/result", take_result));
 }
 
 #[derive(Deserialize)]

@@ -7,11 +7,14 @@ mod bodies;
 mod market;
 mod simulate;
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use actix_web::web;
+use actix_web::http::header::ALLOW;
+use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, web};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, SystemClock};
@@ -26,8 +29,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A marketplace that listens.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
-    pub(crate) address: SocketAddr,
+pub struct Sandbox {
+    /// Where it listens.
+    pub address: SocketAddr,
     handle: actix_web::dev::ServerHandle,
     running: JoinHandle<std::io::Result<()>>,
     state: Arc<OnceLock<SandboxState>>,
@@ -55,7 +59,10 @@ struct Receiver {
 
 impl Sandbox {
     /// Binds `sandbox.listen`. Every request is answered 503 until [`Sandbox::open`] is called.
-    pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub fn bind(config: &Config) -> Result<Self, ListenError> {
         let state = Arc::new(OnceLock::new());
         let shared = Arc::clone(&state);
         let listener = Listener::private(config.server.keep_alive, Arc::new(SystemClock), SHUTDOWN_TIMEOUT);
@@ -68,7 +75,10 @@ impl Sandbox {
     }
 
     /// Begins to answer, and notifies the receiver at `receiver` with the first integration's credentials.
-    pub(crate) fn open(
+    ///
+    /// # Errors
+    /// If no client for the receiver can be made.
+    pub fn open(
         &self,
         config: &Config,
         receiver: BaseUrl,
@@ -90,8 +100,37 @@ impl Sandbox {
         Ok(())
     }
 
-    pub(crate) async fn stop(self) {
+    /// Stops listening.
+    pub async fn stop(self) {
         self.handle.stop(true).await;
         let _ = self.running.await;
+    }
+}
+
+/// A resource that is read.
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    http::readable(path, handler, refuse(http::READ))
+}
+
+/// A resource that does something when it is posted to.
+fn act<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    http::postable(path, handler, refuse(http::POST))
+}
+
+/// Answers the methods that a resource does not have.
+fn refuse(allowed: &'static str) -> impl Handler<(), Output = HttpResponse> {
+    move || {
+        let message = format!("this route answers {allowed}");
+        ready(HttpResponse::MethodNotAllowed().insert_header((ALLOW, allowed)).json(json!({ "message": message })))
     }
 }

@@ -25,10 +25,10 @@ const MAX_COUNT: usize = 10_000;
 const LISTED: usize = 100;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
-    app.service(web::resource("/simulate/ping").route(web::post().to(ping)))
-        .service(web::resource("/simulate/events").route(web::get().to(list)))
-        .service(web::resource("/simulate/events/{id}").route(web::get().to(show)))
-        .service(web::resource("/simulate/{kind}").route(web::post().to(simulate)))
+    app.service(super::act("/simulate/ping", ping))
+        .service(super::read("/simulate/events", list))
+        .service(super::read("/simulate/events/{id}", show))
+        .service(super::act("/simulate/{kind}", simulate))
         .default_service(web::to(no_such_route));
 }
 

@@ -80,12 +80,13 @@ pub(crate) struct EventSummary {
 
 impl From<EventRecord> for EventSummary {
     fn from(event: EventRecord) -> Self {
-        let path = event.event_url.split('?').next().unwrap_or_default();
+        let event_url = shown_event_url(&event.event_url).into_owned();
+        let path = event_url.split('?').next().unwrap_or_default();
         let token = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
         Self {
             id: event.id,
             token,
-            event_url: shown_event_url(&event.event_url).into_owned(),
+            event_url,
             integration: event.integration,
             marketplace: event.marketplace,
             kind: event.kind.or(event.announced),

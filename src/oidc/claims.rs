@@ -2,17 +2,34 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use thiserror::Error;
 
-use super::AuthenticationError;
 use crate::clock::Timestamp;
 use crate::config::ClientIdClaim;
 
 /// How far an identity provider's clock may be ahead of ours.
 const CLOCK_SKEW_SECONDS: f64 = 30.0;
 
+/// Why a token's claims do not let its bearer in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum ClaimsError {
+    /// It is not the configured client's, or not for us.
+    #[error("the token is not the configured client's")]
+    Invalid,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// It has not every scope that is required.
+    #[error("the token has not the required scope")]
+    Scope,
+}
+
 /// The claims of a token that are looked at.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Claims {
+pub(crate) struct Claims {
     iss: Option<Value>,
     aud: Option<OneOrMany>,
     /// RFC 7519 §2: seconds since the epoch, possibly with a fraction.
@@ -45,24 +62,24 @@ impl OneOrMany {
 
 /// What the claims must be.
 #[derive(Debug, Clone)]
-pub(super) struct Rules {
-    pub(super) client_id: String,
-    pub(super) client_id_claim: ClientIdClaim,
-    pub(super) issuer: Option<String>,
-    pub(super) audience: Option<String>,
-    pub(super) scope: Vec<String>,
+pub(crate) struct Rules {
+    pub(crate) client_id: String,
+    pub(crate) client_id_claim: ClientIdClaim,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) scope: Vec<String>,
 }
 
 impl Claims {
     /// When the token ends, if it says so.
-    pub(super) fn end(&self) -> Option<Timestamp> {
+    pub(crate) fn end(&self) -> Option<Timestamp> {
         // A float beyond the end of time becomes the end of time.
         #[expect(clippy::cast_possible_truncation, reason = "the conversion saturates, which is meant")]
         self.exp.map(|seconds| Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
     /// Whether the token is one of the configured client's, for us, and good at `now`.
-    pub(super) fn check(&self, rules: &Rules, now: Timestamp) -> Result<(), AuthenticationError> {
+    pub(crate) fn check(&self, rules: &Rules, now: Timestamp) -> Result<(), ClaimsError> {
         let is = |claim: &Option<Value>, expected: &str| claim.as_ref().and_then(Value::as_str) == Some(expected);
         let issuer_fits = rules.issuer.as_ref().is_none_or(|issuer| is(&self.iss, issuer));
         let audience_fits = rules
@@ -81,14 +98,14 @@ impl Claims {
                 .as_ref()
                 .is_none_or(|kind| kind.as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")));
         if !issuer_fits || !audience_fits || !is(client, &rules.client_id) || !is_bearer {
-            return Err(AuthenticationError::Invalid);
+            return Err(ClaimsError::Invalid);
         }
         if self.end().is_some_and(|end| end <= now) {
-            return Err(AuthenticationError::Expired);
+            return Err(ClaimsError::Expired);
         }
         #[expect(clippy::cast_precision_loss, reason = "exact for the next 285,000 years")]
         if self.nbf.is_some_and(|start| start - CLOCK_SKEW_SECONDS > now.as_millis() as f64 / 1000.0) {
-            return Err(AuthenticationError::NotYet);
+            return Err(ClaimsError::NotYet);
         }
         let carried: Vec<&str> = [&self.scope, &self.scp]
             .into_iter()
@@ -96,10 +113,6 @@ impl Claims {
             .flat_map(OneOrMany::values)
             .flat_map(|words| words.split_ascii_whitespace())
             .collect();
-        if rules.scope.iter().all(|scope| carried.contains(&scope.as_str())) {
-            Ok(())
-        } else {
-            Err(AuthenticationError::Scope)
-        }
+        if rules.scope.iter().all(|scope| carried.contains(&scope.as_str())) { Ok(()) } else { Err(ClaimsError::Scope) }
     }
 }
