@@ -22,9 +22,9 @@ pub(crate) struct StageError {
     reason: String,
     retry: Retry,
     /// The body that came, if nobody could read it.
-    unreadable: Option<Body>,
+    unreadable: Option<Box<Body>>,
     /// What a body that was read says it is, if it is not taken all the same.
-    understood: Option<Understood>,
+    understood: Option<Box<Understood>>,
 }
 
 /// Whether a stage is tried again. Chosen where the error is made, never guessed afterwards.
@@ -81,10 +81,10 @@ impl StageError {
     }
 
     pub(crate) fn with_body(self, body: Body) -> Self {
-        Self { unreadable: Some(body), ..self }
+        Self { unreadable: Some(Box::new(body)), ..self }
     }
 
     pub(crate) fn understood_as(self, understood: Understood) -> Self {
-        Self { understood: Some(understood), ..self }
+        Self { understood: Some(Box::new(understood)), ..self }
     }
 }

@@ -366,6 +366,7 @@ impl Worker {
         let took = now.monotonic.since(started);
         let after = self.after_failure(claim.event(), &error, now.wall, took);
         let StageError { reason, retry, unreadable, understood } = error;
+        let (unreadable, understood) = (unreadable.map(|body| *body), understood.map(|understood| *understood));
         let cause = match retry {
             Retry::UntilItLasts(lasting) => Some(lasting.cause),
             Retry::Never | Retry::After(_) => None,

@@ -202,8 +202,8 @@ pub const MAX_IDENTIFIER_BYTES: usize = 256;
 pub enum IdentifierError {
     /// It is empty, or nothing of it is seen.
     #[error(
-        "an identifier must not be empty, or hold only blanks and characters that are not seen: the marketplace names the \
-         account or user by it in every later event"
+        "an account identifier must not be empty, or of characters that nobody sees: the marketplace names the account by it \
+         in every later event, and a user by the user's"
     )]
     Empty,
     /// It is longer than [`MAX_IDENTIFIER_BYTES`].

@@ -95,7 +95,7 @@ impl Retention {
             lead.by -= by;
         }
         self.reached = self.reached.plus(by);
-        let ahead = ahead - by;
+        let ahead = ahead.saturating_sub(by);
         if ahead <= little {
             *self = Self::at(wall);
         } else if self.leads.last().is_none_or(|last| last.by < ahead && last.stood >= keep / PARTS) {
@@ -432,7 +432,7 @@ mod tests {
                     retention.reached.as_millis() - i64::try_from(keep.as_millis()).expect("little"),
                 );
                 for (at, dated) in &recorded {
-                    proptest::prop_assert!(*dated >= moment || true_time - *at >= keep, "recorded at {at:?}, {true_time:?} now");
+                    proptest::prop_assert!(*dated >= moment || true_time.saturating_sub(*at) >= keep, "recorded at {at:?}, {true_time:?} now");
                 }
                 // A clock behind what the store has seen makes an event no older.
                 recorded.push((true_time, now.max(retention.reached)));
