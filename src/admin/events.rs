@@ -51,14 +51,15 @@ impl From<EventRecord> for Summary {
         let event_url = shown_event_url(&event.event_url).into_owned();
         let path = event_url.split('?').next().unwrap_or_default();
         let token = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+        let (kind, flag) = (event.presumed_kind().cloned(), event.presumed_flag().cloned());
         Self {
             id: event.id,
             token,
             event_url,
             integration: event.integration,
             marketplace: event.marketplace,
-            kind: event.kind.or(event.announced),
-            flag: event.flag,
+            kind,
+            flag,
             account: event.account,
             state: event.state,
             received_at: event.received_at.to_string(),
@@ -115,7 +116,13 @@ async fn cursor(office: &Office, text: &str) -> Result<Sequence, Problem> {
     if after.events.is_empty() && after.unreadable.is_empty() { Err(unfit()) } else { Ok(place) }
 }
 
-async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn show(
+    _: Operator,
+    office: web::Data<Office>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::read(&request, &[])?;
     let id = parse_id(&id)?;
     let event = office.store.event(id).await?.ok_or_else(unknown_event)?;
     let body = office.store.body(id).await?.map(|body| shown_body(body.bytes));
@@ -161,7 +168,13 @@ fn timeline(event: &EventRecord) -> Vec<Moment> {
     std::iter::once(received).chain(steps).collect()
 }
 
-async fn retry(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn retry(
+    _: Operator,
+    office: web::Data<Office>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::read(&request, &[])?;
     amend(&office, &id, Amendment::Rerun).await
 }
 
@@ -183,6 +196,7 @@ async fn resolve(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    Parameters::read(&request, &[])?;
     let result: EventResult = request::json::<ResultFields, _>(&*office.clock, &request, payload).await?;
     let id = parse_id(&id)?;
     let result = match (result.success, &result.error_code) {
