@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Whether a character does something, or nothing visible, instead of being shown.
-const fn is_hidden(c: char) -> bool {
+pub(crate) const fn is_hidden(c: char) -> bool {
     matches!(
         c,
         // C0, DEL and C1, line ends and tabs among them.

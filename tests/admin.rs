@@ -117,7 +117,13 @@ async fn a_query_that_does_not_say_what_was_meant_is_refused_with_the_name_the_v
         let detail = problem(receiver.get(&format!("/api/v1/events?{query}")).await, 400, query).await;
         assert!(detail.contains(named), "{query}: {detail}");
     }
+    let events = receiver.listed("limit=1").await;
+    let event = |rest: &str| format!("/api/v1/events/{}{rest}", events[0]["id"].as_str().expect("an id"));
+    let (shown, rerun, resolved) = (event("?foo=1"), event("/retry?dryRun=true"), event("/result?force=true"));
     for (method, path) in [
+        (Method::GET, shown.as_str()),
+        (Method::POST, rerun.as_str()),
+        (Method::POST, resolved.as_str()),
         (Method::GET, "/api/v1/keys?x=1"),
         (Method::GET, "/api/v1/export?from=x"),
         (Method::GET, "/api/v1/export?to=1"),
@@ -126,6 +132,7 @@ async fn a_query_that_does_not_say_what_was_meant_is_refused_with_the_name_the_v
     ] {
         problem(receiver.admin(method, path).send().await.expect("answers"), 400, path).await;
     }
+    assert_eq!(receiver.listed("limit=1").await, events, "none was run again");
 }
 
 #[tokio::test]

@@ -542,9 +542,10 @@ async fn a_result_is_left_to_its_answer_once_whatever_the_clock_says() {
 // What operators say
 
 #[tokio::test]
-async fn an_event_that_died_before_it_was_read_is_resolved_with_an_account_or_not_at_all_whatever_its_route() {
-    // It may be an order by any of them: what counts is its body, which nobody has read.
-    for route in ["/create", "", "/notify", "/assign"] {
+async fn an_event_that_died_before_it_was_read_is_resolved_with_an_account_or_not_at_all_if_somebody_waits_for_it() {
+    // It may be an order by any route: what counts is its body, which nobody has read. Who rang at that of notices has had
+    // the answer, and waits for no result.
+    for (route, is_answered) in [("/create", false), ("", false), ("/assign", false), ("/notify", true)] {
         let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Accept).await;
         scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(503); 1000]));
         let url = scene.marketplace.order("1");
@@ -557,6 +558,11 @@ async fn an_event_that_died_before_it_was_read_is_resolved_with_an_account_or_no
             let request = scene.receiver.client.post(&result_url).header("content-type", "application/json");
             request.body(body.to_string()).send()
         };
+        let unseen = post(json!({"success": true, "accountIdentifier": "\u{200b}"})).await.expect("answers");
+        assert_eq!(unseen.status(), StatusCode::BAD_REQUEST, "{route}");
+        if is_answered {
+            continue;
+        }
         let nameless = post(json!({"success": true})).await.expect("answers");
         assert_eq!(nameless.status(), StatusCode::BAD_REQUEST, "{route}");
         let problem = body_of(nameless).await;
@@ -576,6 +582,54 @@ impl Scene {
         }
         self.until_state_in_time("dead").await
     }
+}
+
+impl Scene {
+    /// Gives an event this result as an operator.
+    async fn resolve(&self, event: &Value, result: &Value) -> reqwest::Response {
+        let url = format!("{}/api/v1/events/{}/result", self.receiver.admin, event["id"].as_str().expect("an id"));
+        let request = self.receiver.client.post(url).header("content-type", "application/json");
+        request.body(result.to_string()).send().await.expect("answers")
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_as_a_notice_and_died_unread_is_reported_only_with_an_account() {
+    for (result, taken) in [
+        (json!({"success": true}), vec![]),
+        (json!({"success": false, "errorCode": "NOT_FOUND"}), vec![]),
+        (json!({"success": true, "accountIdentifier": "a"}), vec![json!({"success": true, "accountIdentifier": "a"})]),
+    ] {
+        let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Accept).await;
+        scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(503); 1000]));
+        let url = scene.marketplace.order("1");
+        let (answer, event) = tokio::join!(scene.receiver.notify("/notify", &url), scene.until_dead_in_time());
+        assert_eq!(answer.status(), StatusCode::OK);
+        scene.marketplace.with(|books| books.read_twists.clear());
+        assert_eq!(scene.resolve(&event, &result).await.status(), StatusCode::ACCEPTED, "{result}");
+        scene.receiver.until_state("done").await;
+        assert_eq!(scene.marketplace.seen("1").taken, taken, "{result}");
+    }
+}
+
+#[tokio::test]
+async fn a_notice_whose_account_is_too_long_is_shown_as_one_and_reported_to_nobody_and_a_ping_passes() {
+    let scene = Scene::start("retry = [\"1ms\"]", Accept).await;
+    let payload = json!({"account": {"accountIdentifier": "a".repeat(300)}, "notice": {"type": "CLOSED"}});
+    let ping = json!({"type": "SUBSCRIPTION_CANCEL", "flag": "STATELESS", "payload": payload});
+    scene.receiver.notify("", &scene.marketplace.event("ping", &ping)).await;
+    scene.receiver.until_state("done").await;
+
+    let scene = Scene::start("retry = [\"1ms\"]", Accept).await;
+    let notice = json!({"type": "SUBSCRIPTION_NOTICE", "flag": "DEVELOPMENT", "payload": payload});
+    // Rung as something else, so that it is known by its body only.
+    scene.receiver.notify("/assign", &scene.marketplace.event("notice", &notice)).await;
+    let event = scene.until_dead_in_time().await;
+    assert_eq!((&event["type"], &event["flag"]), (&json!("SUBSCRIPTION_NOTICE"), &json!("DEVELOPMENT")));
+    let resolved = scene.resolve(&event, &json!({"success": true})).await;
+    assert_eq!(resolved.status(), StatusCode::ACCEPTED);
+    assert_eq!(body_of(resolved).await["state"], "done");
+    assert!(scene.marketplace.seen("notice").taken.is_empty());
 }
 
 #[tokio::test]

@@ -72,7 +72,13 @@ async fn cursor(state: &AdminState, text: &str) -> Result<Sequence, Problem> {
     if after.events.is_empty() && after.unreadable.is_empty() { Err(unfit()) } else { Ok(place) }
 }
 
-async fn show(_: Operator, state: web::Data<AdminState>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn show(
+    _: Operator,
+    state: web::Data<AdminState>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::read(&request, &[])?;
     let id = parse_id(&id)?;
     let event = state.store.event(id).await?.ok_or_else(unknown_event)?;
     let body = state.store.body(id).await?.map(|body| shown_body(body.bytes));
@@ -112,7 +118,13 @@ fn timeline(event: &EventRecord) -> Vec<TimelineEntry> {
     std::iter::once(received).chain(steps).collect()
 }
 
-async fn retry(_: Operator, state: web::Data<AdminState>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn retry(
+    _: Operator,
+    state: web::Data<AdminState>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::read(&request, &[])?;
     amend(&state, &id, Amendment::Rerun).await
 }
 
@@ -123,6 +135,7 @@ async fn resolve(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    Parameters::read(&request, &[])?;
     let result: ResolveRequest = request::json(&*state.clock, &request, payload).await?;
     amend(&state, &id, Amendment::Resolve(result.into())).await
 }

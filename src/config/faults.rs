@@ -12,6 +12,9 @@ const LONGEST_NAME: usize = 100;
 /// The longest base URL, in bytes: every record has it.
 const LONGEST_BASE_URL: usize = 512;
 
+/// The fewest characters of the private listener's token, where others can try some: hex digits of them are 64 bits.
+const MIN_TOKEN_BYTES: usize = 16;
+
 /// What is wrong with one key: where, what, and what to write.
 pub(super) struct Fault {
     pub(super) key: String,
@@ -53,6 +56,13 @@ impl Config {
                 let problem = "is a placeholder everybody knows, and admin.listen is no loopback address; write a token of \
                                your own";
                 fault("admin.token".into(), problem.into());
+            } else if token.len() < MIN_TOKEN_BYTES && !private.ip().is_loopback() {
+                let problem = format!(
+                    "has {} characters, which can be guessed, and admin.listen is no loopback address; write at least \
+                     {MIN_TOKEN_BYTES}, such as openssl rand -hex 32 gives",
+                    token.len()
+                );
+                fault("admin.token".into(), problem);
             }
         }
         for network in self.server.trusted_proxies.iter().filter(|network| network.prefix_len() == 0) {

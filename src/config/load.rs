@@ -600,6 +600,8 @@ mod tests {
             (off_loopback("schlüssel"), "admin.token holds a character that no header can carry"),
             (off_loopback("Change-Me"), "admin.token is a placeholder everybody knows"),
             (off_loopback("..."), "admin.token is a placeholder"),
+            (off_loopback("a"), "admin.token has 1 characters, which can be guessed"),
+            (off_loopback("fifteen-letters"), "admin.token has 15 characters"),
             ("[admin]\ntoken = \"\"".into(), "admin.token is empty"),
             ("[admin]\nlisten = \"127.0.0.1:8080\"".into(), "admin.listen 127.0.0.1:8080 is server.listen"),
             (

@@ -13,7 +13,7 @@ pub use worker::{Integration, Worker};
 
 use std::time::Duration;
 
-use crate::event::Body;
+use crate::event::{Body, Understood};
 
 /// Why a stage did not get through, and whether it is worth another try.
 #[derive(Debug)]
@@ -22,7 +22,9 @@ pub(crate) struct StageError {
     reason: String,
     retry: Retry,
     /// The body that came, if nobody could read it.
-    unreadable: Option<Body>,
+    unreadable: Option<Box<Body>>,
+    /// What a body that was read says it is, if it is not taken all the same.
+    understood: Option<Box<Understood>>,
 }
 
 /// Whether a stage is tried again. Chosen where the error is made, never guessed afterwards.
@@ -62,7 +64,7 @@ impl Lasting {
 
 impl StageError {
     pub(crate) fn permanent(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retry: Retry::Never, unreadable: None }
+        Self { reason: reason.into(), retry: Retry::Never, unreadable: None, understood: None }
     }
 
     pub(crate) fn transient(reason: impl Into<String>) -> Self {
@@ -70,15 +72,19 @@ impl StageError {
     }
 
     pub(crate) fn transient_after(reason: impl Into<String>, asked: Option<Duration>) -> Self {
-        Self { reason: reason.into(), retry: Retry::After(asked), unreadable: None }
+        Self { reason: reason.into(), retry: Retry::After(asked), unreadable: None, understood: None }
     }
 
     pub(crate) fn until_it_lasts(reason: impl Into<String>, cause: String, over: Duration, then: Ending) -> Self {
         let lasting = Lasting { cause, over, then };
-        Self { reason: reason.into(), retry: Retry::UntilItLasts(lasting), unreadable: None }
+        Self { reason: reason.into(), retry: Retry::UntilItLasts(lasting), unreadable: None, understood: None }
     }
 
     pub(crate) fn with_body(self, body: Body) -> Self {
-        Self { unreadable: Some(body), ..self }
+        Self { unreadable: Some(Box::new(body)), ..self }
+    }
+
+    pub(crate) fn understood_as(self, understood: Understood) -> Self {
+        Self { understood: Some(Box::new(understood)), ..self }
     }
 }

@@ -14,7 +14,7 @@ use super::report::report;
 use super::{Ending, Lasting, Retry, RetrySchedule, StageError};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::Answers;
-use crate::event::{AccountStatus, EventRecord, EventType, EventUrl, Facts, Failure, State};
+use crate::event::{AccountStatus, EventRecord, EventType, EventUrl, Facts, Failure, State, Understood};
 use crate::handler::{Handler, Verdict};
 use crate::marketplace::MarketplaceClient;
 use crate::store::{Advanced, Claim, EventStore, Settlement, Step, StoreError};
@@ -238,7 +238,8 @@ impl Worker {
             Ok(facts) => facts,
             Err(error) => {
                 let reason = format!("the event's account cannot be kept apart from others: {error}");
-                return Ok(Stage::Failed(claim, StageError::permanent(reason).with_body(read.body)));
+                let error = StageError::permanent(reason).understood_as(Understood::of(&read.event));
+                return Ok(Stage::Failed(claim, error.with_body(read.body)));
             }
         };
         if let Some(announced) = &claim.event().announced
@@ -364,7 +365,8 @@ impl Worker {
         let now = self.clock.read();
         let took = now.monotonic.since(started);
         let after = self.after_failure(claim.event(), &error, now.wall, took);
-        let StageError { reason, retry, unreadable } = error;
+        let StageError { reason, retry, unreadable, understood } = error;
+        let (unreadable, understood) = (unreadable.map(|body| *body), understood.map(|understood| *understood));
         let cause = match retry {
             Retry::UntilItLasts(lasting) => Some(lasting.cause),
             Retry::Never | Retry::After(_) => None,
@@ -372,7 +374,7 @@ impl Worker {
         let settlement = match after {
             AfterFailure::Wait(wait) => {
                 tracing::warn!(error = reason, next_try_in = %humantime::format_duration(wait), "attempt failed");
-                Settlement::Retry { wait, failure: Failure { reason, took, cause }, unreadable }
+                Settlement::Retry { wait, failure: Failure { reason, took, cause, understood }, unreadable }
             }
             AfterFailure::Unconfirmed(note) => {
                 tracing::error!(note, "event done, and its result not confirmed");
@@ -380,7 +382,7 @@ impl Worker {
             }
             AfterFailure::Dead(reason, may_recover) => {
                 tracing::error!(reason, "event is dead and waits for an operator");
-                Settlement::Dead { failure: Failure { reason, took, cause }, unreadable, may_recover }
+                Settlement::Dead { failure: Failure { reason, took, cause, understood }, unreadable, may_recover }
             }
         };
         self.store.settle(claim, settlement, now).await

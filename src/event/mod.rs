@@ -33,8 +33,8 @@ pub(crate) use outcome::boolean_or_its_text;
 pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MAX_IDENTIFIER_BYTES};
 pub(crate) use progress::MAX_RECORD_BYTES;
 pub use progress::{
-    AccountChange, Body, Change, ChangeError, EventRecord, Facts, Failure, IllegalChange, Repeated, State, UnfitResult,
-    Unreadable,
+    AccountChange, Body, Change, ChangeError, EventRecord, Facts, Failure, IllegalChange, Repeated, State, Understood,
+    UnfitResult, Unreadable,
 };
 pub use query::{Hint, NotificationQuery, Oddity, QueryError};
 pub use read::{BodyError, MAX_BODY_BYTES};

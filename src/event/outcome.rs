@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use super::kind::open_enum;
+use crate::printable::is_hidden;
 
 open_enum! {
     /// Why an event came to nothing, in the marketplace's words.
@@ -121,9 +122,25 @@ fn readable(message: String) -> Option<String> {
     (!message.is_empty()).then(|| cut(message))
 }
 
-/// A value of an open enum with a text of so many bytes at most.
+/// A value of an open enum with a text of so many bytes at most, as JSON.
 pub(super) fn cut_word<'a, T: From<&'a str>>(text: &'a str, bytes: usize) -> T {
-    T::from(&text[..text.floor_char_boundary(bytes)])
+    let mut length = 0;
+    let fits = |&(_, c): &(usize, char)| {
+        length += json_length(c.encode_utf8(&mut [0; 4]));
+        length <= bytes
+    };
+    let end = text.char_indices().take_while(fits).last().map_or(0, |(start, c)| start + c.len_utf8());
+    T::from(&text[..end])
+}
+
+/// Bytes of a text within a JSON string.
+pub(super) fn json_length(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
 }
 
 /// A text for people, cut to a sane length at a character's edge.
@@ -183,8 +200,11 @@ pub const MAX_IDENTIFIER_BYTES: usize = 256;
 /// Why a text cannot be an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IdentifierError {
-    /// It is empty or blank.
-    #[error("an account identifier must not be empty: the marketplace names the account by it in every later event")]
+    /// It is empty, or nothing of it is seen.
+    #[error(
+        "an account identifier must not be empty, or of characters that nobody sees: the marketplace names the account by it \
+         in every later event, and a user by the user's"
+    )]
     Empty,
     /// It is longer than [`MAX_IDENTIFIER_BYTES`].
     #[error("an identifier of {0} bytes is too long; at most {MAX_IDENTIFIER_BYTES} are taken")]
@@ -195,10 +215,10 @@ impl AccountIdentifier {
     /// An identifier of the vendor's choice.
     ///
     /// # Errors
-    /// If it is empty or blank, so that a marketplace could not refer to the account, or too long.
+    /// If nothing of it is seen, so that nobody could refer to the account, or if it is too long.
     pub fn new(identifier: impl Into<String>) -> Result<Self, IdentifierError> {
         let identifier = identifier.into();
-        if identifier.trim().is_empty() {
+        if is_blank(&identifier) {
             return Err(IdentifierError::Empty);
         }
         check_length(&identifier)?;
@@ -210,6 +230,11 @@ impl AccountIdentifier {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a text is empty, or nothing of it is seen.
+pub(super) fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || is_hidden(c))
 }
 
 /// Whether an identifier is short enough to be kept.
@@ -274,7 +299,10 @@ mod tests {
 
     #[test]
     fn an_account_identifier_is_never_blank() {
-        assert_eq!(AccountIdentifier::new(" "), Err(IdentifierError::Empty));
+        for blank in ["", " ", "\u{200b}", "\u{a0}\u{2060}\t", "\u{feff}\u{3164}"] {
+            assert_eq!(AccountIdentifier::new(blank), Err(IdentifierError::Empty), "{}", blank.escape_unicode());
+        }
+        assert!(AccountIdentifier::new("a\u{200b}").is_ok());
     }
 
     #[test]

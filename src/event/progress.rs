@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::account_status::status_on_success;
-use super::outcome::{check_length, cut, cut_word, without_controls};
+use super::outcome::{check_length, cut, cut_word, is_blank, json_length, without_controls};
 use super::{
     AccountStatus, ErrorCode, Event, EventId, EventResult, EventType, Flag, IdentifierError, MAX_IDENTIFIER_BYTES,
     Notification, Timeline,
@@ -112,6 +112,9 @@ pub struct EventRecord {
     /// Its body's flag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flag: Option<Flag>,
+    /// What a body that was not taken says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    understood: Option<Understood>,
     /// The account it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -164,6 +167,9 @@ pub(crate) const MAX_RECORD_BYTES: usize = 6400;
 const FRAME_BYTES: usize = 1000;
 /// What the body and the result may each bring into a record beside words, in bytes as JSON.
 const MAX_NAMES_BYTES: usize = 3 * MAX_IDENTIFIER_BYTES + 32;
+/// Of these, what a type takes, and a flag or a status.
+const MAX_KIND_BYTES: usize = MAX_IDENTIFIER_BYTES;
+const MAX_WORD_BYTES: usize = MAX_IDENTIFIER_BYTES / 2;
 /// Bytes that a text for people keeps where a record is too long otherwise.
 const MAX_SHORT_TEXT_BYTES: usize = 200;
 
@@ -189,29 +195,53 @@ pub struct Facts {
     pub status_on_success: Option<AccountStatus>,
 }
 
+/// What a body says it is, whatever else can be kept of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Understood {
+    #[serde(rename = "type")]
+    kind: EventType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flag: Option<Flag>,
+}
+
+impl Understood {
+    /// What `event` says it is, cut where that is longer than any that is known.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        Self {
+            kind: cut_word(event.kind.as_str(), MAX_KIND_BYTES),
+            flag: event.flag.as_ref().map(|flag| cut_word(flag.as_str(), MAX_WORD_BYTES)),
+        }
+    }
+}
+
 impl Facts {
     /// What `event` says. Its type, flag and status are cut where they are longer than any that is known.
     ///
     /// # Errors
-    /// If it names its account by an identifier that cannot be kept whole: cut, it could be another account's.
+    /// If it names its account by an identifier that cannot be kept whole: cut, it could be another account's. A ping does
+    /// nothing to an account, so such a one is left out of it.
     pub fn of(event: &Event) -> Result<Self, IdentifierError> {
-        let account = event.account_identifier();
-        account.map_or(Ok(()), check_length)?;
-        let facts = Self {
-            kind: cut_word(event.kind.as_str(), MAX_IDENTIFIER_BYTES),
-            flag: event.flag.as_ref().map(|flag| cut_word(flag.as_str(), MAX_IDENTIFIER_BYTES / 2)),
-            account: account.map(str::to_owned),
-            status_on_success: status_on_success(event)
-                .map(|status| cut_word(status.as_str(), MAX_IDENTIFIER_BYTES / 2)),
-        };
-        let names = [
-            Some(facts.kind.as_str()),
-            facts.flag.as_ref().map(Flag::as_str),
-            facts.account.as_deref(),
-            facts.status_on_success.as_ref().map(AccountStatus::as_str),
-        ];
-        check_names(names)?;
+        let Understood { kind, flag } = Understood::of(event);
+        let status = status_on_success(event).map(|status| cut_word(status.as_str(), MAX_WORD_BYTES));
+        let account = event.account_identifier().map(str::to_owned);
+        let mut facts = Self { kind, flag, account, status_on_success: status };
+        let kept = facts.account.as_deref().map_or(Ok(()), check_length).and_then(|()| check_names(facts.names()));
+        match kept {
+            Ok(()) => {}
+            Err(_) if event.is_ping() => facts.account = None,
+            Err(error) => return Err(error),
+        }
         Ok(facts)
+    }
+
+    fn names(&self) -> [Option<&str>; 4] {
+        [
+            Some(self.kind.as_str()),
+            self.flag.as_ref().map(Flag::as_str),
+            self.account.as_deref(),
+            self.status_on_success.as_ref().map(AccountStatus::as_str),
+        ]
     }
 }
 
@@ -219,16 +249,6 @@ impl Facts {
 fn check_names<'a>(names: impl IntoIterator<Item = Option<&'a str>>) -> Result<(), IdentifierError> {
     let bytes = names.into_iter().flatten().map(json_length).sum();
     if bytes > MAX_NAMES_BYTES { Err(IdentifierError::TooLong(bytes)) } else { Ok(()) }
-}
-
-/// Bytes of a text within a JSON string.
-fn json_length(text: &str) -> usize {
-    let escaped = |byte: u8| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
-        0..0x20 => 6,
-        _ => 1,
-    };
-    text.bytes().map(escaped).sum()
 }
 
 /// What a step of an event leaves its account as; stored with the step.
@@ -249,6 +269,8 @@ pub struct Failure {
     pub took: Duration,
     /// The name of a failure that is believed when it lasts, such as `404`.
     pub cause: Option<String>,
+    /// What the body says it is, if it was read and is not taken all the same.
+    pub understood: Option<Understood>,
 }
 
 /// A body that nobody could read, as its record has it.
@@ -385,6 +407,7 @@ impl EventRecord {
             repeated: None,
             kind: None,
             flag: None,
+            understood: None,
             account: None,
             has_body: false,
             charset: None,
@@ -420,13 +443,24 @@ impl EventRecord {
     /// Whether no result is wanted: it is a ping or a notice.
     #[must_use]
     pub fn asks_for_no_result(&self) -> bool {
-        self.flag == Some(Flag::Stateless) || self.presumed_kind() == Some(&EventType::SubscriptionNotice)
+        self.presumed_flag() == Some(&Flag::Stateless) || self.presumed_kind() == Some(&EventType::SubscriptionNotice)
     }
 
     /// What its body says it is, or else its route.
     #[must_use]
     pub fn presumed_kind(&self) -> Option<&EventType> {
-        self.kind.as_ref().or(self.announced.as_ref())
+        self.kind.as_ref().or(self.understood.as_ref().map(|body| &body.kind)).or(self.announced.as_ref())
+    }
+
+    /// Its body's flag, whether the body was taken or not.
+    #[must_use]
+    pub fn presumed_flag(&self) -> Option<&Flag> {
+        self.flag.as_ref().or(self.understood.as_ref().and_then(|body| body.flag.as_ref()))
+    }
+
+    /// Whether anybody has read in its body what it is.
+    const fn is_understood(&self) -> bool {
+        self.kind.is_some() || self.understood.is_some()
     }
 
     /// The number of the attempt that a worker begins, or goes on with, if it takes the event now.
@@ -488,23 +522,26 @@ impl EventRecord {
         for (field, identifier) in
             [("accountIdentifier", account), ("userIdentifier", result.user_identifier.as_deref())]
         {
-            identifier.map_or(Ok(()), check_length).map_err(|error| UnfitResult::Identifier { field, error })?;
+            let check = |identifier: &str| match identifier {
+                // An empty field is an absent one.
+                "" => Ok(()),
+                blank if is_blank(blank) => Err(IdentifierError::Empty),
+                identifier => check_length(identifier),
+            };
+            identifier.map_or(Ok(()), check).map_err(|error| UnfitResult::Identifier { field, error })?;
         }
         check_names([account, result.user_identifier.as_deref(), result.error_code.as_ref().map(ErrorCode::as_str)])
             .map_err(|error| UnfitResult::Identifier {
                 field: "accountIdentifier, userIdentifier, errorCode",
                 error,
             })?;
-        if result.success
-            && account.is_none_or(|account| account.trim().is_empty())
-            && !(self.asks_for_no_result() && self.kind.is_some())
-        {
+        if result.success && names_no_account(result) && !self.asks_for_no_result() {
             match self.presumed_kind() {
                 Some(kind @ (EventType::SubscriptionOrder | EventType::AddonOrder)) => {
                     return Err(UnfitResult::NoAccount(kind.clone()));
                 }
                 // A route is no proof: marketplaces ring at one URL for several types.
-                _ if self.kind.is_none() => return Err(UnfitResult::MayBeAnOrder),
+                _ if !self.is_understood() => return Err(UnfitResult::MayBeAnOrder),
                 _ => {}
             }
         }
@@ -528,6 +565,7 @@ impl EventRecord {
                 self.state = State::Fetched;
                 self.kind = Some(facts.kind);
                 self.flag = facts.flag;
+                self.understood = None;
                 self.account = facts.account;
                 self.status_on_success = facts.status_on_success;
                 (self.has_body, self.charset) = (true, charset);
@@ -598,6 +636,7 @@ impl EventRecord {
                     self.result = None;
                 }
                 self.answer_by = None;
+                self.understood = None;
                 self.progressed(now, "rerun", None);
                 self.attempting = false;
             }
@@ -623,10 +662,14 @@ impl EventRecord {
         if self.state.is_unfinished() && !matches!(change, Change::HandedOver { .. }) {
             return Err(IllegalChange { state: self.state, step: "changed from outside: it is worked on, or waits for its next try, which a repeated notification brings forward" }.into());
         }
-        let is_result = matches!(change, Change::Handled(_));
+        let nobody_waits = match &change {
+            // A route is no proof, but whoever rang at that of notices was answered, and only an order's result names an
+            // account.
+            Change::Handled(result) => self.asks_for_no_result() && (self.is_understood() || names_no_account(result)),
+            _ => false,
+        };
         let account = self.apply(change, now)?;
-        // Whoever asked for no result is not told one.
-        if is_result && self.asks_for_no_result() && self.kind.is_some() {
+        if nobody_waits {
             self.state = State::Done;
             self.timeline.note(now, "done", Some("no result is wanted for it, so none is reported"));
         }
@@ -676,11 +719,14 @@ impl EventRecord {
     }
 
     fn failed(&mut self, now: Timestamp, step: &'static str, failure: Failure, unreadable: Option<Unreadable>) {
-        let Failure { reason, took, cause } = failure;
+        let Failure { reason, took, cause, understood } = failure;
         self.retried_for_ms = millis(self.retried_for(now, took));
         self.repeated = cause.map(|cause| self.repeated(&cause, now, took));
         if let Some(Unreadable { charset }) = unreadable {
             (self.has_body, self.charset) = (true, charset);
+        }
+        if self.state == State::Received {
+            self.understood = understood;
         }
         self.attempted();
         self.attempting = false;
@@ -705,8 +751,8 @@ impl EventRecord {
     }
 
     /// The texts whose length is not known beforehand.
-    fn texts(&self) -> [Option<&str>; 16] {
-        let result = self.result.as_ref();
+    fn texts(&self) -> [Option<&str>; 18] {
+        let (result, understood) = (self.result.as_ref(), self.understood.as_ref());
         [
             Some(&self.integration),
             Some(&self.marketplace),
@@ -715,6 +761,8 @@ impl EventRecord {
             self.announced.as_ref().map(EventType::as_str),
             self.kind.as_ref().map(EventType::as_str),
             self.flag.as_ref().map(Flag::as_str),
+            understood.map(|body| body.kind.as_str()),
+            understood.and_then(|body| body.flag.as_ref()).map(Flag::as_str),
             self.account.as_deref(),
             self.charset.as_deref(),
             self.status_on_success.as_ref().map(AccountStatus::as_str),
@@ -745,30 +793,47 @@ impl EventRecord {
     /// What it is called by is cut or stood in for where it is too long. A result that cannot be kept whole is none: the event
     /// is dead by name then, unless it is over.
     fn bound_names(&mut self) {
-        let word = |text: &str, bytes: usize| text[..text.floor_char_boundary(bytes)].to_owned();
-        self.kind =
-            self.kind.take().map(|kind| EventType::from(word(kind.as_str(), MAX_IDENTIFIER_BYTES / 2).as_str()));
-        self.flag = self.flag.take().map(|flag| Flag::from(word(flag.as_str(), MAX_IDENTIFIER_BYTES / 4).as_str()));
+        self.kind = self.kind.take().map(|kind| cut_word(kind.as_str(), MAX_KIND_BYTES));
+        self.flag = self.flag.take().map(|flag| cut_word(flag.as_str(), MAX_WORD_BYTES));
         let status = self.status_on_success.take();
-        self.status_on_success =
-            status.map(|status| AccountStatus::from(word(status.as_str(), MAX_IDENTIFIER_BYTES / 4).as_str()));
-        self.account = self.account.take().map(stand_in);
-        self.parameters = word(&self.parameters, MAX_SHORT_TEXT_BYTES * 10);
+        self.status_on_success = status.map(|status| cut_word(status.as_str(), MAX_WORD_BYTES));
+        self.understood = self.understood.take().map(|Understood { kind, flag }| Understood {
+            kind: cut_word(kind.as_str(), MAX_KIND_BYTES),
+            flag: flag.map(|flag| cut_word(flag.as_str(), MAX_WORD_BYTES)),
+        });
+        // An account that new events may name keeps its name, or it would be two.
+        let names = [
+            self.kind.as_ref().map(EventType::as_str),
+            self.flag.as_ref().map(Flag::as_str),
+            self.account.as_deref(),
+            self.status_on_success.as_ref().map(AccountStatus::as_str),
+        ];
+        if self.account.as_deref().is_some_and(|account| check_length(account).is_err()) || check_names(names).is_err()
+        {
+            self.account = self.account.take().map(stand_in);
+        }
+        self.parameters.truncate(self.parameters.floor_char_boundary(MAX_SHORT_TEXT_BYTES * 10));
         if let Some(result) = self.result.take() {
             let mut result = result.bounded();
-            let is_whole = [&result.account_identifier, &result.user_identifier]
-                .into_iter()
-                .flatten()
-                .all(|identifier| check_length(identifier).is_ok());
-            if is_whole || !matches!(self.state, State::Handled | State::Dead) {
-                result.account_identifier = result.account_identifier.map(stand_in);
-                result.user_identifier = result.user_identifier.map(stand_in);
+            if check_identifiers(&result).is_ok() {
                 self.result = Some(result);
-            } else {
+            } else if matches!(self.state, State::Handled | State::Dead) {
                 self.state = State::Dead;
                 let reason =
                     "its result names an identifier that is longer than is kept; resolve it with a shorter one";
                 self.last_error = Some(reason.to_owned());
+            } else {
+                let is_short = |identifier: &String| check_length(identifier).is_ok();
+                result.account_identifier =
+                    result.account_identifier.map(|it| if is_short(&it) { it } else { stand_in(it) });
+                result.user_identifier = result.user_identifier.map(|it| if is_short(&it) { it } else { stand_in(it) });
+                if check_identifiers(&result).is_err() {
+                    result.user_identifier = result.user_identifier.map(stand_in);
+                }
+                if check_identifiers(&result).is_err() {
+                    result.account_identifier = result.account_identifier.map(stand_in);
+                }
+                self.result = Some(result);
             }
         }
         // Whatever it died of before its handler ran, or for want of patience, may have passed.
@@ -786,11 +851,22 @@ impl EventRecord {
     }
 }
 
-/// An identifier, or what stands in for one that is too long: its beginning, and what tells it from others that begin so.
+/// Whether the identifiers of a result are short enough to be kept.
+fn check_identifiers(result: &EventResult) -> Result<(), IdentifierError> {
+    let (account, user) = (result.account_identifier.as_deref(), result.user_identifier.as_deref());
+    account.map_or(Ok(()), check_length)?;
+    user.map_or(Ok(()), check_length)?;
+    check_names([account, user, result.error_code.as_ref().map(ErrorCode::as_str)])
+}
+
+/// Whether nobody can tell from a result which account it is about.
+fn names_no_account(result: &EventResult) -> bool {
+    result.account_identifier.as_deref().is_none_or(is_blank)
+}
+
+/// What stands in for an identifier that is too long: its beginning, and what tells it from others that begin so.
+#[expect(clippy::needless_pass_by_value, reason = "the shape `map` wants")]
 fn stand_in(identifier: String) -> String {
-    if check_length(&identifier).is_ok() && json_length(&identifier) <= MAX_IDENTIFIER_BYTES {
-        return identifier;
-    }
     let beginning =
         without_controls(&identifier[..identifier.floor_char_boundary(MAX_IDENTIFIER_BYTES / 4)]).into_owned();
     format!("{beginning}… {}", EventId::named("identifier", &identifier))
@@ -818,7 +894,8 @@ mod tests {
     }
 
     fn failure(reason: &str) -> Failure {
-        Failure { reason: reason.to_owned(), took: Duration::from_secs(1), cause: Some("404".to_owned()) }
+        let (took, cause) = (Duration::from_secs(1), Some("404".to_owned()));
+        Failure { reason: reason.to_owned(), took, cause, understood: None }
     }
 
     fn retry(wait: u64) -> Change {
@@ -871,6 +948,12 @@ mod tests {
                 unreadable: None
             }),
             any::<bool>().prop_map(dead),
+            (any_text(), any_text()).prop_map(|(kind, flag)| {
+                let body = serde_json::json!({ "type": format!("X{kind}"), "flag": flag }).to_string();
+                let understood = Event::read(body.as_bytes(), None).ok().map(|event| Understood::of(&event));
+                let failure = Failure { understood, ..failure("not taken") };
+                Change::Dead { failure, unreadable: Some(Unreadable::default()), may_recover: true }
+            }),
             Just(Change::Rerun),
         ]
     }
@@ -897,6 +980,13 @@ mod tests {
                 }
                 let stored = serde_json::to_vec(&record).expect("serializes").len();
                 prop_assert!(stored < MAX_RECORD_BYTES, "{} bytes", stored);
+                // A copy that is taken in names everything as before.
+                let imported = record.clone().imported(record.has_body);
+                prop_assert_eq!(
+                    (&imported.kind, &imported.flag, &imported.understood, &imported.account, &imported.state),
+                    (&record.kind, &record.flag, &record.understood, &record.account, &record.state)
+                );
+                prop_assert_eq!(&imported.result, &record.result);
             }
         }
     }
@@ -980,20 +1070,77 @@ mod tests {
         let success = EventResult::success("by hand");
         let named = EventResult { account_identifier: Some("acct".into()), ..success.clone() };
         let failure = EventResult::failure(ErrorCode::InvalidOperation, "no");
+        let hidden = EventResult { account_identifier: Some("\u{200b}".into()), ..success.clone() };
         let long = EventResult { user_identifier: Some("u".repeat(257)), ..named.clone() };
         for (route, result, fits) in [
             (Some(EventType::SubscriptionOrder), &success, false),
             (Some(EventType::AddonOrder), &success, false),
             (None, &success, false),
             (Some(EventType::SubscriptionCancel), &success, false),
-            (Some(EventType::SubscriptionNotice), &success, false),
+            (Some(EventType::SubscriptionNotice), &success, true),
+            (Some(EventType::SubscriptionNotice), &hidden, false),
             (Some(EventType::SubscriptionNotice), &failure, true),
             (Some(EventType::SubscriptionOrder), &named, true),
             (None, &named, true),
             (None, &failure, true),
             (None, &long, false),
+            (None, &hidden, false),
         ] {
             assert_eq!(died_of(route.clone()).check_result(result).is_ok(), fits, "{route:?} {result:?}");
         }
+    }
+
+    /// An event that died of a body that says it is this, and whose account cannot be kept.
+    fn refused(body: &str) -> EventRecord {
+        let event = Event::read(body.as_bytes(), None).expect("an event");
+        let failure = Failure { understood: Some(Understood::of(&event)), ..failure("its account is too long") };
+        let mut record = recorded();
+        let change = Change::Dead { failure, unreadable: Some(Unreadable::default()), may_recover: true };
+        record.apply(change, Timestamp::from_millis(2)).expect("legal");
+        record
+    }
+
+    #[test]
+    fn a_body_that_was_understood_and_not_taken_says_which_result_fits_and_is_read_again_when_run_again() {
+        let nameless = Change::Handled(EventResult::success("by hand"));
+        for (body, state) in [
+            (r#"{"type":"SUBSCRIPTION_NOTICE"}"#, Some(State::Done)),
+            (r#"{"type":"SUBSCRIPTION_ORDER","flag":"STATELESS"}"#, Some(State::Done)),
+            (r#"{"type":"SUBSCRIPTION_CANCEL"}"#, Some(State::Handled)),
+            (r#"{"type":"SUBSCRIPTION_ORDER"}"#, None),
+        ] {
+            let mut record = refused(body);
+            let resolved = record.apply_amendment(nameless.clone(), Timestamp::from_millis(3));
+            assert_eq!(resolved.ok().map(|_| record.state), state, "{body}");
+            let mut record = refused(body);
+            record.apply(Change::Rerun, Timestamp::from_millis(3)).expect("legal");
+            assert_eq!((record.state, record.presumed_kind()), (State::Received, None), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_ping_is_taken_whatever_its_account_is_called() {
+        for account in ["a".repeat(300), "\u{1}".repeat(256)] {
+            let body = |flag: &str| {
+                serde_json::json!({
+                    "type": "SUBSCRIPTION_CANCEL", "flag": flag, "payload": { "account": { "accountIdentifier": account } }
+                })
+            };
+            let read = |flag: &str| Event::read(body(flag).to_string().as_bytes(), None).expect("an event");
+            assert_eq!(Facts::of(&read("STATELESS")).expect("taken").account, None);
+            assert!(Facts::of(&read("DEVELOPMENT")).is_err());
+        }
+    }
+
+    #[test]
+    fn an_account_that_is_long_as_json_only_is_called_the_same_in_a_copy_that_is_taken_in() {
+        let account = "\"".repeat(MAX_IDENTIFIER_BYTES);
+        let mut record = recorded();
+        let facts = Facts { account: Some(account.clone()), ..facts() };
+        record.apply(Change::Fetched(facts, None), Timestamp::from_millis(2)).expect("legal");
+        let result = EventResult { account_identifier: Some(account.clone()), ..EventResult::success("") };
+        record.apply(Change::Handled(result), Timestamp::from_millis(3)).expect("legal");
+        let imported = record.clone().imported(true);
+        assert_eq!((imported.account, imported.result), (Some(account), record.result));
     }
 }

@@ -67,6 +67,7 @@ mod tests {
             reason: "answered 503".into(),
             took: Duration::from_millis(70),
             cause: (version >= 3).then(|| "unknown".to_owned()),
+            understood: None,
         };
         let retry = Change::Retry { wait: Duration::from_secs(3), failure, unreadable: None };
         let charset = (version >= 3).then(|| "iso-8859-1".to_owned());

@@ -131,7 +131,7 @@ impl EventStore for MemoryStore {
         let Claim { mut record, sequence, lease, .. } = claim;
         let (change, body) = settlement.into_change();
         let account = record.apply(change, now.wall)?;
-        record.note_seen(inner.retention.map(|retention| retention.reached()));
+        record.note_seen(inner.retention.as_ref().map(Retention::reached));
         inner.leave_account(sequence, &record.integration, account);
         inner.bodies.extend(body.map(|body| (sequence, body)));
         if record.state.is_unfinished() {
@@ -152,7 +152,7 @@ impl EventStore for MemoryStore {
         let mut record = inner.records[&sequence].clone();
         let was_unfinished = record.state.is_unfinished();
         let account = record.apply_amendment(amendment.into(), now.wall)?;
-        record.note_seen(inner.retention.map(|retention| retention.reached()));
+        record.note_seen(inner.retention.as_ref().map(Retention::reached));
         if was_unfinished && !inner.agenda.seize(sequence) {
             return Err(StoreError::Held);
         }
@@ -190,7 +190,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn retention(&self) -> Result<Option<Retention>, StoreError> {
-        Ok(self.lock().retention)
+        Ok(self.lock().retention.clone())
     }
 
     async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {

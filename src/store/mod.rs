@@ -203,7 +203,7 @@ impl Filter {
         fn is<T: PartialEq + ?Sized>(wanted: Option<&T>, found: Option<&T>) -> bool {
             wanted.is_none() || wanted == found
         }
-        let kind = event.kind.as_ref().or(event.announced.as_ref());
+        let kind = event.presumed_kind();
         self.state.is_none_or(|state| state == event.state)
             && is(self.kind.as_deref(), kind.map(crate::event::EventType::as_str))
             && (is(self.account.as_deref(), event.account.as_deref())

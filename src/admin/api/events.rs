@@ -82,6 +82,7 @@ impl From<EventRecord> for EventSummary {
     fn from(event: EventRecord) -> Self {
         let event_url = shown_event_url(&event.event_url).into_owned();
         let path = event_url.split('?').next().unwrap_or_default();
+        let (kind, flag) = (event.presumed_kind().cloned(), event.presumed_flag().cloned());
         let token = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
         Self {
             id: event.id,
@@ -89,8 +90,8 @@ impl From<EventRecord> for EventSummary {
             event_url,
             integration: event.integration,
             marketplace: event.marketplace,
-            kind: event.kind.or(event.announced),
-            flag: event.flag,
+            kind,
+            flag,
             account: event.account,
             state: event.state,
             received_at: event.received_at.to_string(),

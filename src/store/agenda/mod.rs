@@ -152,10 +152,13 @@ impl Agenda {
     /// Makes an event due now, unless somebody holds it.
     pub(super) fn hasten(&mut self, sequence: Sequence, now: Moment) {
         self.free_lapsed(now);
-        let is_early = self.entries.get(&sequence).is_some_and(|entry| entry.hold.is_none() && entry.due > now);
-        if is_early {
-            self.withdraw(sequence);
-            self.free(sequence, now);
+        let early = self.entries.get(&sequence).filter(|entry| entry.hold.is_none() && entry.due > now);
+        let Some(losses) = early.map(|entry| entry.losses) else { return };
+        self.withdraw(sequence);
+        self.free(sequence, now);
+        // To be asked for an event says nothing of whether its outcome can be made durable.
+        if let Some(entry) = self.entries.get_mut(&sequence) {
+            entry.losses = losses;
         }
     }
 

@@ -285,17 +285,18 @@ impl EventStore for SledStore {
         let sweep = *self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
         let (tree, waiting_to) = (self.tree.clone(), Arc::clone(&self.waiting_to));
         let looked = tokio::task::spawn_blocking(move || sweep.look(&tree, moment, now, limit, &waiting_to)).await;
-        let Found { old, mut rest } = looked.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+        let Found { old, mut is_through, mut then } =
+            looked.map_err(|error| StoreError::Unavailable(error.to_string()))??;
         let mut removed = 0;
         if !old.is_empty() {
             let outcome = self.write(|reply| Write::Prune(old, moment, reply)).await?;
             removed = outcome.count;
             if let Some(left) = outcome.left {
-                rest = Some(rest.unwrap_or(sweep).from(left));
+                (is_through, then) = (false, if is_through { sweep } else { then }.from(left));
             }
         }
-        *self.sweep.lock().unwrap_or_else(PoisonError::into_inner) = rest.unwrap_or_default();
-        Ok(Pruned { removed, is_through: rest.is_none() })
+        *self.sweep.lock().unwrap_or_else(PoisonError::into_inner) = then;
+        Ok(Pruned { removed, is_through })
     }
 
     async fn retention(&self) -> Result<Option<Retention>, StoreError> {

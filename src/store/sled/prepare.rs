@@ -25,8 +25,8 @@ pub(super) struct Removed {
     pub(super) left: Option<Sequence>,
 }
 
-pub(super) fn prepare_retention(group: &mut Group, retention: Retention) -> Result<(), StoreError> {
-    let encoded = serde_json::to_vec(&retention).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+pub(super) fn prepare_retention(group: &mut Group, retention: &Retention) -> Result<(), StoreError> {
+    let encoded = serde_json::to_vec(retention).map_err(|error| StoreError::Unreadable(error.to_string()))?;
     group.put(RETENTION_KEY, encoded);
     Ok(())
 }

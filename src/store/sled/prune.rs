@@ -19,25 +19,32 @@ pub(super) fn is_old(record: &EventRecord, moment: Timestamp) -> bool {
 }
 
 /// A walk over all that has ended, from the oldest on, some records at a time.
+///
+/// It ends where all are too young, since events are in order of receipt. Dated ahead by a clock that was set back since, many
+/// can be young before others that are old, so each tenth of the time that events are kept a walk goes to the end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sweep {
     next: Sequence,
     /// Whether all so far waits for somebody.
     only_waiting: bool,
     unreadable: usize,
+    goes_to_the_end: bool,
+    /// When the latest that goes to the end began.
+    went_to_the_end: Option<Timestamp>,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { next: 0, only_waiting: true, unreadable: 0 }
+        Self { next: 0, only_waiting: true, unreadable: 0, goes_to_the_end: false, went_to_the_end: None }
     }
 }
 
 /// What was found in one stretch of a [`Sweep`].
 pub(super) struct Found {
     pub(super) old: Vec<Sequence>,
-    /// Where the sweep goes on; nothing if it is through.
-    pub(super) rest: Option<Sweep>,
+    pub(super) is_through: bool,
+    /// Where the sweep goes on; the next one, if it is through.
+    pub(super) then: Sweep,
 }
 
 impl Sweep {
@@ -50,13 +57,18 @@ impl Sweep {
         limit: usize,
         waiting_to: &AtomicU64,
     ) -> Result<Found, StoreError> {
+        if self.next == 0
+            && self.went_to_the_end.is_none_or(|went| now < went || now.since(went) >= now.since(moment) / 10)
+        {
+            (self.goes_to_the_end, self.went_to_the_end) = (true, Some(now));
+        }
         let mut old = Vec::new();
         let (mut is_any_young, mut is_any_earlier) = (false, false);
         for (looked_at, entry) in tree.range(key(ENDED, self.next)..key(ENDED, Sequence::MAX)).enumerate() {
             if looked_at == LOOKED_AT || old.len() == limit {
-                // Events are in order of receipt, and none changes before that.
-                let is_through = is_any_young && !is_any_earlier;
-                return Ok(Found { old, rest: (!is_through).then_some(self) });
+                // Of those of which none is earlier than that, none has changed before it.
+                let is_through = is_any_young && !is_any_earlier && !self.goes_to_the_end;
+                return Ok(Found { old, is_through, then: if is_through { self.next_one() } else { self } });
             }
             let (ended, bytes) = entry.map_err(failed)?;
             let sequence = sequence_of(&ended);
@@ -78,7 +90,12 @@ impl Sweep {
         if self.unreadable > 0 {
             tracing::error!(events = self.unreadable, "ended events that cannot be read are not removed for their age");
         }
-        Ok(Found { old, rest: None })
+        Ok(Found { old, is_through: true, then: self.next_one() })
+    }
+
+    /// The sweep after this one.
+    fn next_one(self) -> Self {
+        Self { went_to_the_end: self.went_to_the_end, ..Self::default() }
     }
 
     /// The same sweep, to go on from `sequence`.
@@ -104,14 +121,24 @@ mod tests {
         (*db).clone()
     }
 
-    /// Everything that whole sweeps find, and the steps that takes.
-    fn sweep(tree: &Tree, moment: u32, now: u32) -> (Vec<Sequence>, usize) {
-        let (mut found, mut steps, mut rest) = (Vec::new(), 0, Some(Sweep::default()));
-        while let Some(sweep) = rest {
-            let step = sweep.look(tree, wall(moment), wall(now), 10_000, &AtomicU64::new(0)).expect("looked");
-            found.extend(step.old);
-            (rest, steps) = (step.rest, steps + 1);
+    /// Everything that a whole sweep finds, the steps that takes, and the sweep after it.
+    fn sweep(tree: &Tree, mut sweep: Sweep, moment: u32, now: u32) -> (Vec<Sequence>, usize, Sweep) {
+        let mut found = Vec::new();
+        for step in 1.. {
+            let looked = sweep.look(tree, wall(moment), wall(now), 10_000, &AtomicU64::new(0)).expect("looked");
+            found.extend(looked.old);
+            sweep = looked.then;
+            if looked.is_through {
+                return (found, step, sweep);
+            }
         }
+        unreachable!("a sweep ends")
+    }
+
+    /// What a sweep that does not go to the end finds, and in how many steps.
+    fn short_sweep(tree: &Tree, moment: u32, now: u32) -> (Vec<Sequence>, usize) {
+        let went = Sweep { went_to_the_end: Some(wall(now)), ..Sweep::default() };
+        let (found, steps, _) = sweep(tree, went, moment, now);
         (found, steps)
     }
 
@@ -125,9 +152,8 @@ mod tests {
         let waiting_to = AtomicU64::new(0);
         let first = Sweep::default().look(&tree, wall(10), wall(20), 10, &waiting_to).expect("looked");
         assert!(first.old.is_empty());
-        let rest = first.rest.expect("there is more");
-        assert_eq!((rest.next, waiting_to.load(Ordering::Relaxed)), (512, 512));
-        assert_eq!(sweep(&tree, 10, 20), (vec![2000], 4));
+        assert_eq!((first.is_through, first.then.next, waiting_to.load(Ordering::Relaxed)), (false, 512, 512));
+        assert_eq!(short_sweep(&tree, 10, 20), (vec![2000], 4));
     }
 
     #[test]
@@ -139,7 +165,7 @@ mod tests {
             put(&tree, sequence, State::Done, 90_000_000);
         }
         put(&tree, 1500, State::Done, 1);
-        assert_eq!(sweep(&tree, 10, 20), (vec![1500], 3));
+        assert_eq!(short_sweep(&tree, 10, 20), (vec![1500], 3));
     }
 
     #[test]
@@ -148,7 +174,27 @@ mod tests {
         for sequence in 0..5000 {
             put(&tree, sequence, State::Done, if sequence < 100 { 1 } else { 15 });
         }
-        let (found, steps) = sweep(&tree, 10, 20);
+        let (found, steps) = short_sweep(&tree, 10, 20);
         assert_eq!((found.len(), steps), (100, 2));
+    }
+
+    #[test]
+    fn events_dated_ahead_by_less_than_events_are_kept_hide_older_ones_for_a_tenth_of_that_at_most() {
+        let tree = tree();
+        for sequence in 0..3000 {
+            // The clock was ahead by six hours for a third of them.
+            put(&tree, sequence, State::Done, if sequence < 1000 { 21_700 } else { 100 });
+        }
+        let (keep, mut first) = (86_400, Sweep::default());
+        let mut found = Vec::new();
+        for now in (keep + 50..).step_by(600) {
+            let (old, _, then) = sweep(&tree, first, now - keep, now);
+            (found, first) = (old, then);
+            if !found.is_empty() {
+                assert!(now <= keep + 100 + keep / 10 + 600, "at {now}");
+                break;
+            }
+        }
+        assert_eq!(found.len(), 2000);
     }
 }

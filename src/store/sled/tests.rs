@@ -6,9 +6,13 @@ use proptest::prelude::*;
 use super::directory::{DATABASE, MARKER};
 use super::layout::{CHUNK, ENDED, IN_PROGRESS};
 use super::*;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::ManualClock;
 use crate::event::{BaseUrl, EventResult, EventUrl, State};
 use crate::store::conformance::{at, dead, fetched, notification, retry, wall};
 use crate::store::memory::MemoryStore;
+use crate::store::prune_from_time_to_time;
 
 crate::store::conformance::conformance!({
     let directory = tempfile::tempdir().expect("a directory");
@@ -209,6 +213,28 @@ fn tear(store: &SledStore, sequence: Sequence) {
             store.tree.insert(key(kind, sequence), b"\x03torn").expect("written");
         }
     }
+}
+
+#[tokio::test]
+async fn a_store_whose_newest_record_cannot_be_read_believes_no_clock_that_is_far_ahead() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(open(directory.path()));
+    for token in ["first", "second", "torn"] {
+        finish(&store, token, 1).await;
+    }
+    tear(&store, 2);
+    let clock = Arc::new(ManualClock::starting_at(wall(1_000_000)));
+    let stop = CancellationToken::new();
+    let pruning = prune_from_time_to_time(store.clone(), clock, Duration::from_mins(1), stop.clone());
+    let watching = async {
+        while store.retention().await.expect("answers").is_none() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(pruning, watching);
+    let page = store.list(&Filter::default(), None, 10).await.expect("listed");
+    assert_eq!((page.events.len(), page.unreadable.len()), (2, 1));
 }
 
 #[tokio::test]

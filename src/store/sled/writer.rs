@@ -227,7 +227,7 @@ impl Writer {
             }
             Write::Retention(retention, reply) => {
                 self.seen = Some(retention.reached());
-                group.prepare(reply, |group| prepare_retention(group, retention));
+                group.prepare(reply, |group| prepare_retention(group, &retention));
             }
             #[cfg(test)]
             Write::Panic(reply) => {
