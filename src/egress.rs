@@ -147,7 +147,8 @@ impl Egress {
     ///
     /// # Errors
     /// Any answer with a status is an answer, whatever the status; see [`EgressError`] for the rest. One that tells
-    /// of a failure, or of which the status is all that matters, is an answer even if its content cannot be unpacked.
+    /// of a failure, or of which the status is all that matters, is an answer even if its content is too large, breaks
+    /// off, or cannot be unpacked. It comes without content then: half of it could be taken for the whole.
     pub(crate) async fn call(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, EgressError> {
         let uri = request.uri().to_string();
         let url = Url::parse(&uri).map_err(|error| EgressError::Unsendable(error.to_string()))?;
@@ -169,30 +170,53 @@ impl Egress {
         let mut response = Response::new(Vec::new());
         *response.status_mut() = answer.status();
         *response.headers_mut() = std::mem::take(answer.headers_mut());
-        let too_large =
-            |host, bytes| EgressError::TooLarge { host, limit: self.max_response, received: Received(bytes) };
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&error))? {
-            if bytes.len() + chunk.len() > self.max_response {
-                return Err(too_large(host, bytes));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        let is_packed = response.headers().contains_key(CONTENT_ENCODING) || bytes.starts_with(&GZIP);
-        let arrived = if is_packed { bytes.clone() } else { Vec::new() };
-        *response.body_mut() = match unpacked(response.headers(), bytes, self.max_response) {
+        let is_content_wanted = response.status().is_success() && !is_status_only;
+        *response.body_mut() = match self.content(answer, response.headers()).await {
             Ok(content) => content,
-            Err(Fault::TooLarge) => return Err(too_large(host, arrived)),
-            Err(Fault::Encoding(problem)) if response.status().is_success() && !is_status_only => {
-                return Err(EgressError::Encoding { host, problem, received: Received(arrived) });
+            Err(_) if !is_content_wanted => Vec::new(),
+            Err(ContentError::Broken(error)) => return Err(unreachable(&error)),
+            Err(ContentError::TooLarge(received)) => {
+                return Err(EgressError::TooLarge { host, limit: self.max_response, received });
             }
-            Err(Fault::Encoding(_)) => Vec::new(),
+            Err(ContentError::Encoding(problem, received)) => {
+                return Err(EgressError::Encoding { host, problem, received });
+            }
         };
         // They are those of what arrived.
         response.headers_mut().remove(CONTENT_ENCODING);
         response.headers_mut().remove(CONTENT_LENGTH);
         Ok(response)
     }
+
+    /// The content of an answer with these headers, unpacked.
+    ///
+    /// Of one that is too large as much is kept as may be read, to the byte, however it was cut on its way.
+    async fn content(&self, mut answer: reqwest::Response, headers: &HeaderMap) -> Result<Vec<u8>, ContentError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(ContentError::Broken)? {
+            let room = self.max_response - bytes.len();
+            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                return Err(ContentError::TooLarge(Received(bytes)));
+            }
+        }
+        let is_packed = headers.contains_key(CONTENT_ENCODING) || bytes.starts_with(&GZIP);
+        let arrived = if is_packed { bytes.clone() } else { Vec::new() };
+        unpacked(headers, bytes, self.max_response).map_err(|fault| match fault {
+            Fault::TooLarge => ContentError::TooLarge(Received(arrived)),
+            Fault::Encoding(problem) => ContentError::Encoding(problem, Received(arrived)),
+        })
+    }
+}
+
+/// Why the content of an answer could not be had.
+enum ContentError {
+    /// The connection broke, or nothing came in time.
+    Broken(reqwest::Error),
+    /// It is larger than is read.
+    TooLarge(Received),
+    /// It is not packed as it says.
+    Encoding(String, Received),
 }
 
 /// The cause beneath reqwest's own words, which would repeat the whole URL.

@@ -1,5 +1,6 @@
 //! What a marketplace's answers to reading and reporting are taken for.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,5 +85,52 @@ async fn how_long_a_marketplace_asks_to_be_left_alone_is_passed_on_as_it_stands(
         called.marketplace.with(|books| books.read_twists.push_back(Twist::RetryAfter(503, asked.to_owned())));
         let error = called.client.fetch(&called.url).await.expect_err("no body");
         assert_eq!((error.retry_after(), error.to_string().contains("503")), (expected, true), "{asked:?}");
+    }
+}
+
+/// The headers and the body of an answer.
+type Content = (Vec<(&'static str, &'static str)>, Vec<u8>);
+
+/// More than is read, and what it is packed into.
+fn too_much() -> [Content; 2] {
+    let plain = vec![b'x'; 3 << 20];
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&plain).expect("packs");
+    [(vec![], plain), (vec![("Content-Encoding", "gzip")], packed.finish().expect("packs"))]
+}
+
+#[tokio::test]
+async fn a_failure_is_told_by_its_status_however_much_comes_along() {
+    for (headers, body) in too_much() {
+        let called = Called::start().await;
+        let says = |status| {
+            let headers = [headers.clone(), vec![("Retry-After", "7")]].concat();
+            called.marketplace.with(|books| books.read_twists.push_back(Twist::Say(status, headers, body.clone())));
+        };
+        says(503);
+        let error = called.client.fetch(&called.url).await.expect_err("no event");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)), "{headers:?}: {error}");
+        assert!(error.to_string().contains("answered 503") && error.into_received().is_none(), "{headers:?}");
+        says(404);
+        let fetched = called.client.fetch(&called.url).await;
+        assert_eq!(fetched.expect("an answer"), Fetched::Missing(StatusCode::NOT_FOUND), "{headers:?}");
+        let tokens = called.marketplace.with(|books| books.token_requests);
+        says(401);
+        assert!(matches!(called.client.fetch(&called.url).await, Ok(Fetched::Body { .. })), "{headers:?}");
+        assert_eq!(
+            called.marketplace.with(|books| books.token_requests),
+            tokens + 1,
+            "the token that was refused is dropped"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_result_is_taken_once_the_marketplace_says_so_however_much_comes_behind() {
+    let called = Called::start().await;
+    for (headers, body) in too_much() {
+        called.marketplace.with(|books| books.result_twists.push_back(Twist::Say(200, headers, body)));
+        let reported = called.client.report(&called.url, &EventResult::success("done")).await;
+        assert_eq!(reported.expect("it is taken"), Reported::Taken);
     }
 }

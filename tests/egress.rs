@@ -77,6 +77,9 @@ async fn misbehave(mut connection: TcpStream, bomb: Arc<Vec<u8>>) -> std::io::Re
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}Connection: close\r\n\r\n"
         )
     };
+    let length = head.to_lowercase().split_once("content-length: ").map(|(_, behind)| behind.to_owned());
+    let length = length.and_then(|behind| behind.lines().next()?.parse().ok()).unwrap_or_default();
+    connection.read_exact(&mut vec![0; length]).await?;
     let order = json!({"type": "SUBSCRIPTION_NOTICE", "payload": {}}).to_string();
     match head.split(' ').nth(1).unwrap_or_default() {
         "/events/silent" => std::future::pending().await,
@@ -99,6 +102,24 @@ async fn misbehave(mut connection: TcpStream, bomb: Arc<Vec<u8>>) -> std::io::Re
             loop {
                 connection.write_all(chunk.as_bytes()).await?;
             }
+        }
+        "/events/cut" => {
+            let failure = answer(1000, "").replace("200 OK", "503 Service Unavailable");
+            connection.write_all(failure.as_bytes()).await?;
+            connection.write_all(b"{").await
+        }
+        "/events/cut-result/result" => {
+            connection.write_all(answer(1000, "").as_bytes()).await?;
+            connection.write_all(b"{").await
+        }
+        "/events/stuck-result/result" => {
+            connection.write_all(answer(1000, "").as_bytes()).await?;
+            std::future::pending().await
+        }
+        "/events/cut-result" | "/events/stuck-result" => {
+            let order = order.replace("NOTICE", "ORDER");
+            connection.write_all(answer(order.len(), "").as_bytes()).await?;
+            connection.write_all(order.as_bytes()).await
         }
         "/events/bomb" => {
             connection.write_all(answer(bomb.len(), "Content-Encoding: gzip\r\n").as_bytes()).await?;
@@ -135,6 +156,7 @@ async fn a_marketplace_that_never_finishes_its_answer_is_waited_for_so_long_and_
         ("trickling", "did not answer in time"),
         ("endless", "answered more than 1048576 bytes"),
         ("bomb", "answered more than 1048576 bytes"),
+        ("cut", "answered 503"),
     ] {
         let answer = receiver.notify("/create", &format!("{events}/events/{event}")).await;
         assert_eq!(answer.status().as_u16(), 202);
@@ -155,6 +177,19 @@ async fn a_marketplace_that_never_finishes_its_answer_is_waited_for_so_long_and_
     for good in ["plain", "packed"] {
         receiver.notify("/notify", &format!("{events}/events/{good}")).await;
         receiver.until_state("done").await;
+    }
+}
+
+#[tokio::test]
+async fn a_result_is_taken_once_the_head_of_the_answer_says_so() {
+    let (tokens, events) = (Marketplace::start().await, badly_behaved().await);
+    let limits = "connect_timeout = \"2s\"\nread_timeout = \"150ms\"\ntotal_timeout = \"600ms\"";
+    let text = apart(&tokens.base_url, &events, limits);
+    for event in ["cut-result", "stuck-result"] {
+        let receiver = Receiver::start(&text, Accept).await;
+        receiver.notify("/create", &format!("{events}/events/{event}")).await;
+        let done = receiver.until_state("done").await;
+        assert_eq!((&done["attempts"], &done["lastError"]), (&json!(1), &json!(null)), "{event}: it is told once");
     }
 }
 

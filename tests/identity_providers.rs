@@ -619,6 +619,55 @@ async fn strangers_with_invented_key_names_do_not_take_the_place_of_a_token_with
 }
 
 #[tokio::test]
+async fn keys_that_come_too_late_for_their_caller_are_there_for_the_next() {
+    let (known, new) = (Signer::new("known", Algorithm::ES256), Signer::new("new", Algorithm::ES256));
+    let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
+    assert_eq!(scene.status(&scene.token(&known)).await, 202);
+    scene.clock.advance(Duration::from_secs(2));
+    scene.provider.publish(&[&known, &new]);
+    scene.provider.with(|books| books.withholds_keys = true);
+    let fetched = || scene.provider.with(|books| books.keys_fetched);
+    let before = fetched();
+    let token = scene.token(&new);
+    let asked = async {
+        scene.until("keys are asked for", |books| books.hanging == 1).await;
+        scene.clock.advance(Duration::from_secs(4));
+    };
+    let (status, ()) = tokio::join!(scene.status(&token), asked);
+    assert_eq!(status, 503);
+    assert_eq!(scene.provider.with(|books| books.hanging), 1, "they are asked for still");
+    scene.provider.with(|books| {
+        books.withholds_keys = false;
+        books.looked_at.send_replace(());
+    });
+    scene.until("keys are given out", |books| books.hanging == 0).await;
+    assert_eq!(scene.status(&token).await, 202);
+    assert_eq!(fetched(), before + 1, "once for both");
+}
+
+#[tokio::test]
+async fn a_key_fetch_that_nobody_waits_for_any_more_still_counts_as_one() {
+    let (known, invented) = (Signer::new("known", Algorithm::ES256), Signer::new("invented", Algorithm::ES256));
+    let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
+    assert_eq!(scene.status(&scene.token(&known)).await, 202);
+    scene.clock.advance(Duration::from_secs(2));
+    scene.provider.with(|books| books.withholds_keys = true);
+    let before = scene.provider.with(|books| books.keys_fetched);
+    let token = scene.token(&invented);
+    for _ in 0..5 {
+        let asked = async {
+            scene.until("keys are asked for", |books| books.hanging >= 1).await;
+            let_time_pass(&scene.clock).await;
+        };
+        tokio::select! {
+            status = scene.status(&token) => assert_eq!(status, 503),
+            () = asked => unreachable!("time passes for ever"),
+        }
+    }
+    assert_eq!(scene.provider.with(|books| books.keys_fetched), before + 1, "the provider is not asked anew for each");
+}
+
+#[tokio::test]
 async fn any_number_of_callers_with_one_new_token_ask_about_it_once() {
     let scene = start(INTROSPECTION).await;
     scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
@@ -673,6 +722,10 @@ async fn answers_about_tokens_that_are_nearly_right_are_answers() {
         (json!({"active": true, "client_id": "market", "exp": null}), 202),
         (json!({"active": "false"}), 401),
         (json!({"active": true, "client_id": "market", "exp": before.to_string()}), 401),
+        (json!({"active": true, "client_id": "market", "exp": null, "nbf": ""}), 202),
+        (json!({"active": true, "client_id": "market", "iat": "soon"}), 202),
+        (json!({"active": false, "exp": ""}), 401),
+        (json!({"active": "False", "exp": "soon", "nbf": {}, "aud": 7}), 401),
         (json!({"active": true, "client_id": "market", "exp": "soon"}), 503),
         (json!({"active": 1, "client_id": "market"}), 503),
     ]
@@ -686,19 +739,59 @@ async fn answers_about_tokens_that_are_nearly_right_are_answers() {
 }
 
 #[tokio::test]
+async fn answers_about_tokens_are_read_whatever_their_charset_and_the_characters_in_their_strings() {
+    let scene = start(INTROSPECTION).await;
+    let good = |more: &[u8]| [&br#"{"active": true, "client_id": "market", "#[..], more, b"}"].concat();
+    let wide: Vec<u16> = "\u{feff}{\"active\": true, \"client_id\": \"market\"}".encode_utf16().collect();
+    for (number, (content_type, says, status)) in [
+        ("application/json", good(b"\"name\": \"Zo\xe9\""), 202),
+        ("application/json; charset=ISO-8859-1", good(b"\"name\": \"Zo\xe9\""), 202),
+        ("application/json", good(br#""name": "Zo\ud800""#), 202),
+        ("application/json", good(b"\"name\": \"Zo\te\""), 202),
+        ("application/json", wide.into_iter().flat_map(u16::to_be_bytes).collect(), 202),
+        ("application/json", good(br#""exp": 1e999"#), 202),
+        ("application/json", good(br#""exp": -1e999"#), 401),
+        ("application/json", good(br#""nbf": 1e999"#), 401),
+        ("application/json", good(br#""exp": Infinity"#), 202),
+        ("application/json", good(br#""exp": NaN"#), 503),
+        ("application/json", good(br#""cnf": {}"#), 401),
+        ("application/json", good(br#""client_id": "stranger""#), 401),
+        ("text/html", b"<html>active: true</html>".to_vec(), 503),
+        ("application/json", br#"{"Active": true, "client_id": "market"}"#.to_vec(), 503),
+        ("application/json", br#"[{"active": true, "client_id": "market"}]"#.to_vec(), 503),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = number.to_string();
+        let shown = String::from_utf8_lossy(&says).into_owned();
+        scene.provider.with(|books| books.raw_tokens.insert(token.clone(), (content_type, says)));
+        assert_eq!(scene.status(&token).await, status, "{shown}");
+    }
+    // What the provider says of a token that is none is remembered whatever else it says.
+    let inactive = br#"{"active": false, "exp": ""}"#.to_vec();
+    scene.provider.with(|books| books.raw_tokens.insert("none".into(), ("application/json", inactive)));
+    assert_eq!((scene.status("none").await, scene.status("none").await), (401, 401));
+    assert_eq!(scene.provider.with(|books| books.asked_about["none"]), 1);
+}
+
+#[tokio::test]
 async fn an_identity_provider_that_compares_our_secret_raw_is_asked_with_it_raw() {
     let with = INTROSPECTION.replace("door:bell", "doorbell");
-    let scene = start(&with).await;
-    // "doorbell:s3cret&"
-    let raw = "Basic ZG9vcmJlbGw6czNjcmV0Jg==";
-    scene.provider.with(|books| {
-        books.wants = Some(raw.to_owned());
+    for refusal in [401, 403] {
+        let scene = start(&with).await;
+        // "doorbell:s3cret&"
+        let raw = "Basic ZG9vcmJlbGw6czNjcmV0Jg==";
+        scene.provider.with(|books| {
+            books.wants = Some((raw.to_owned(), refusal));
+            for token in ["one", "two"] {
+                books.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
+            }
+        });
         for token in ["one", "two"] {
-            books.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
+            assert_eq!(scene.status(token).await, 202, "refused with {refusal}");
         }
-    });
-    for token in ["one", "two"] {
-        assert_eq!(scene.status(token).await, 202);
+        let others = scene.provider.with(|books| books.authorization.iter().filter(|shown| *shown != raw).count());
+        assert_eq!(others, 1);
     }
-    assert_eq!(scene.provider.with(|books| books.authorization.iter().filter(|shown| *shown != raw).count()), 1);
 }

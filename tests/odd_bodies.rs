@@ -323,8 +323,52 @@ async fn a_body_is_decoded_by_the_charset_of_its_content_type() {
             "Zoé 🔔",
         ),
         Odd::new("a charset that nobody knows", "application/json;charset=klingon", order("Zoé").into_bytes(), "Zoé"),
+        json_in("gbk", b"\xb1\xb1\xbe\xa9 \xb9\xab\xcb\xbe", "北京 公司"),
+        json_in("Shift_JIS", b"\x93\x8c\x8b\x9e\x82\xcc", "東京の"),
+        json_in("gbk", "北京".as_bytes(), "北京"),
+        json_in("GB18030", "Café Zoë Ünsal Åse".as_bytes(), "Café Zoë Ünsal Åse"),
+        json_in("shift_jis", "東京".as_bytes(), "東京"),
+        json_in("Big5", "Zoé 🔔".as_bytes(), "Zoé 🔔"),
+        json_in("euc-kr", "서울".as_bytes(), "서울"),
+        json_in("iso-2022-jp", "Zoé".as_bytes(), "Zoé"),
+        // One letter is no evidence against what the marketplace says.
+        json_in("gbk", b"\xc3\xa9", "茅"),
     ])
     .await;
+}
+
+/// A JSON order of the company whose name has these bytes, which are said to be in this charset.
+fn json_in(charset: &str, name: &[u8], understood: &str) -> Odd {
+    let quoted = [b"\"", name, b"\""].concat();
+    let header = [("content-type", Box::leak(format!("application/json;charset={charset}").into_boxed_str()) as &_)];
+    let mut odd = Odd::new(&format!("{understood} in {charset}"), "", order_of_bytes(&quoted), understood);
+    odd.headers = header.to_vec();
+    odd
+}
+
+#[tokio::test]
+async fn a_line_end_in_ascii_behind_a_body_in_wider_units_is_no_part_of_it() {
+    let bell = "Zoé 🔔";
+    let mut cases = Vec::new();
+    for line_end in [&b"\n"[..], b"\r\n"] {
+        for (charset, body) in [
+            ("UTF-16LE", utf_16(&order(bell), u16::to_le_bytes)),
+            ("UTF-16BE", utf_16(&format!("\u{feff}{}", order(bell)), u16::to_be_bytes)),
+            ("UTF-32LE", utf_32(&order(bell), u32::to_le_bytes)),
+            ("UTF-32BE", utf_32(&order(bell), u32::to_be_bytes)),
+        ] {
+            let body = [&body, line_end].concat();
+            cases.push(Odd::new(&format!("{charset} and {line_end:?}"), "application/json", body, bell));
+        }
+    }
+    // One in the units of the body is.
+    cases.push(Odd::new(
+        "UTF-16 with a line end of its own",
+        "text/xml",
+        utf_16(&xml_order("", bell), u16::to_be_bytes),
+        bell,
+    ));
+    assert_understood(cases).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, notify};
 use crate::support::{PATIENCE, configuration, let_time_pass};
 
+const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// A configuration with the schedule that users have, and not that of impatient tests.
@@ -229,6 +230,21 @@ async fn token_answers_that_are_nearly_right_are_tokens() {
         (200, vec![], br#"{"access_token": "token-1"}"#.to_vec()),
         (200, vec![("Content-Type", "text/html; charset=utf-8")], br#"{"access_token": "token-1"}"#.to_vec()),
         (200, vec![JSON, ("Content-Encoding", "gzip")], packed),
+        (200, vec![JSON], b"{\"access_token\": \"token-1\", \"name\": \"Zo\xe9\"}".to_vec()),
+        text(r#"{"access_token": "token-1", "name": "Zo\ud800"}"#),
+        text("{\"access_token\": \"token-1\", \"name\": \"Zo\te\"}"),
+        (
+            200,
+            vec![JSON],
+            "\u{feff}{\"access_token\": \"token-1\"}".encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        ),
+        text(r#"{"access_token": "token-1", "expires_in": 1e999}"#),
+        text(r#"{"access_token": "token-1", "expires_in": Infinity, "name": "\"Infinity"}"#),
+        text(r#"{"access_token": "token-1", "expires_in":-Infinity, "load": [NaN]}"#),
+        text(r#"{"access_token": "Bearer token-1"}"#),
+        text(r#"{"access_token": "bearer  token-1 "}"#),
+        (200, vec![("Content-Type", FORM)], b"access_token=token%2D1&expires_in=3600&token_type=bearer".to_vec()),
+        (200, vec![("Content-Type", "text/plain")], b"access_token=token-1\n".to_vec()),
     ];
     for (status, headers, body) in answers {
         let shown = String::from_utf8_lossy(&body).into_owned();
@@ -321,6 +337,15 @@ async fn a_raw_secret_is_found_out_whatever_the_refusal_looks_like_and_while_eve
         Twist::Say(400, vec![JSON], br#"{"error": "invalid_client"}"#.to_vec()),
         Twist::Say(200, vec![JSON], br#"{"error": "invalid_client"}"#.to_vec()),
         Twist::Say(401, vec![JSON], br#"{"error": "unauthorized", "error_description": "Bad credentials"}"#.to_vec()),
+        Twist::Answer(403),
+        Twist::Say(403, vec![JSON], br#"{"error": "invalid_client"}"#.to_vec()),
+        Twist::Say(500, vec![JSON], br#"{"error": "invalid_client"}"#.to_vec()),
+        Twist::Say(400, vec![JSON], br#"{"error": "unauthorized_client"}"#.to_vec()),
+        Twist::Say(400, vec![JSON], br#"{"error": {"code": "invalid_client"}}"#.to_vec()),
+        Twist::Say(500, vec![JSON], br#"{"errors": [{"code": "INVALID_CLIENT"}]}"#.to_vec()),
+        Twist::Say(400, vec![JSON], br#"{"error": "Bad credentials"}"#.to_vec()),
+        Twist::Say(200, vec![JSON], br#"{"error": "Bad credentials"}"#.to_vec()),
+        Twist::Say(400, vec![("Content-Type", FORM)], b"error=invalid_client".to_vec()),
     ] {
         let marketplace = Marketplace::start().await;
         marketplace.with(|books| {
@@ -345,6 +370,41 @@ async fn a_secret_that_is_refused_in_both_forms_is_tried_once_in_each() {
         client.check().await.expect_err("no token");
         assert_eq!(marketplace.with(|books| books.token_requests), requests, "after two failures it is left alone");
     }
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_mean_anything_is_not_put_down_to_a_secret_that_has_worked_nor_to_both_forms() {
+    let refusal = || Twist::Say(400, vec![JSON], br#"{"error": "invalid_scope"}"#.to_vec());
+    let marketplace = Marketplace::start().await;
+    marketplace.with(|books| books.credentials = Some(basic("vendor", "a%2Fb")));
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), clock.clone());
+    // The first form is refused for its scope, and the second for itself: what is wrong is the scope.
+    marketplace.with(|books| books.token_twists.push_back(refusal()));
+    let error = client.check().await.expect_err("no token").to_string();
+    assert!(error.contains("invalid_scope"), "{error}");
+    assert_eq!(client.check().await.expect("a token"), CredentialForm::Encoded);
+    assert_eq!(marketplace.with(|books| books.token_requests), 3);
+    clock.advance(Duration::from_hours(24));
+    marketplace.with(|books| books.token_twists.push_back(refusal()));
+    client.check().await.expect_err("no token");
+    assert_eq!(marketplace.with(|books| books.token_requests), 4, "it has worked before");
+}
+
+#[tokio::test]
+async fn the_form_that_gets_further_is_the_one_to_go_on_with() {
+    let marketplace = Marketplace::start().await;
+    marketplace.with(|books| {
+        books.credentials = Some(basic("vendor", "a/b"));
+        let out_of_scope = Twist::Say(400, vec![JSON], br#"{"error": "invalid_scope"}"#.to_vec());
+        books.token_twists.extend([Twist::Answer(401), out_of_scope]);
+    });
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), clock);
+    let error = client.check().await.expect_err("no token").to_string();
+    assert!(error.contains("invalid_scope"), "{error}");
+    assert_eq!(client.check().await.expect("a token"), CredentialForm::Raw);
+    assert_eq!(marketplace.with(|books| books.token_requests), 3, "the other is not tried again");
 }
 
 #[tokio::test]

@@ -417,10 +417,9 @@ async fn a_long_type_or_flag_is_cut_and_a_long_account_identifier_makes_the_even
 
 #[tokio::test]
 async fn a_body_that_nobody_can_read_is_kept_and_shown_and_believed_when_it_stays_the_same() {
-    for (body, shown, encoding) in [
-        (b"<html>try later</html>".to_vec(), "<html>try later</html>", "text"),
-        (vec![0xff, 0xfe, 0, 1, 2, 3], "//4AAQID", "base64"),
-    ] {
+    for (body, shown, encoding) in
+        [(b"try later".to_vec(), "try later", "text"), (vec![0xff, 0xfe, 0, 1, 2, 3], "//4AAQID", "base64")]
+    {
         let scene = Scene::start("retry = [\"5s\"]", Accept).await;
         scene.receiver.notify("/create", &scene.marketplace.raw_event("1", &body)).await;
         let waiting = scene.until("it was read", |event| event["attempts"] == 1).await;
@@ -469,6 +468,52 @@ async fn an_answer_that_is_packed_wrongly_or_too_large_is_kept_like_any_body_tha
         let event = scene.until_state_in_time("dead").await;
         assert!(event["attempts"].as_u64() < Some(30), "{}", event["lastError"]);
         assert!(event["body"].as_str().is_some_and(|body| !body.is_empty()), "{headers:?}: it is kept");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_believed_though_it_differs_each_time() {
+    let scene = Scene::start("retry = [\"5s\"]", Accept).await;
+    scene.marketplace.with(|books| {
+        let page = |number: usize| [number.to_string().into_bytes(), vec![b' '; 3 << 20]].concat();
+        books.read_twists.extend((0..40).map(|number| Twist::Say(200, vec![], page(number))));
+    });
+    scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
+    let event = scene.until_state_in_time("dead").await;
+    assert!(event["attempts"].as_u64() < Some(30), "{}", event["lastError"]);
+    assert_eq!(event["body"].as_str().map(str::len), Some(1 << 20), "as much of it is kept as is read");
+}
+
+#[tokio::test]
+async fn a_page_for_people_is_waited_out_for_a_minute() {
+    for (content_type, page) in [
+        ("text/html; charset=UTF-8", "Down for maintenance"),
+        ("application/json", "\n<!doctype HTML><html>Down for maintenance</html>"),
+        ("application/json", "<HTML>Down for maintenance</HTML>"),
+    ] {
+        let scene = Scene::start("retry = [\"5s\"]", Accept).await;
+        let url = scene.marketplace.event_with("1", &[("Content-Type", content_type)], page.as_bytes());
+        scene.receiver.notify("/create", &url).await;
+        scene.until("it was read", |event| event["attempts"] == 1).await;
+        let start = scene.clock.now();
+        let event = scene.until_state_in_time("dead").await;
+        assert!(scene.clock.now().since(start) >= Duration::from_mins(1), "{page}: {}", event["lastError"]);
+        assert_eq!(event["body"], json!(page));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_is_called_that_and_kept() {
+    for status in [200, 204] {
+        let scene = Scene::start("retry = [\"5s\"]", Accept).await;
+        scene.marketplace.with(|books| {
+            books.read_twists.extend(std::iter::repeat_n(Twist::Answer(status), 1000));
+        });
+        scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
+        let event = scene.until_state_in_time("dead").await;
+        let reason = event["lastError"].as_str().expect("a reason");
+        assert!(reason.contains(&format!("answered {status}")) && reason.contains("without a body"), "{reason}");
+        assert_eq!((&event["body"], &event["bodyEncoding"]), (&json!(""), &json!("text")));
     }
 }
 

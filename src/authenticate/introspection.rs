@@ -14,8 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde_json::{Number, Value};
 use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
@@ -25,6 +24,7 @@ use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{self, Endpoint, Introspection};
 use crate::egress::{Egress, EgressError};
+use crate::event;
 use crate::log_limiter::LogLimiter;
 
 /// How long a token is good after the provider was asked about it: how long one that is revoked is still good here.
@@ -93,34 +93,41 @@ struct Good {
     refreshed_from: Moment,
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(deserialize_with = "flag")]
-    active: bool,
-    #[serde(flatten)]
-    claims: Claims,
+/// What an answer says of a token.
+enum Answer {
+    Active(Claims),
+    /// Then nothing else that it says matters.
+    Inactive,
 }
 
-/// What an answer says. Moments may be written as text, as some providers do; in a signed token they may not.
-fn read(body: &[u8]) -> Option<Answer> {
-    let mut answer: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
-    for moment in ["exp", "nbf", "iat"] {
-        let as_number = answer.get(moment).and_then(serde_json::Value::as_str).map(|text| text.trim().parse::<f64>());
-        if let Some(number) = as_number {
-            answer.insert(moment.to_owned(), serde_json::Number::from_f64(number.ok()?)?.into());
-        }
+/// What an answer of this `Content-Type` says, if it is one of RFC 7662.
+///
+/// Its charset, the characters in its strings, and what it writes moments as are taken as they come; in a signed token
+/// they are not. Names are not: what is not called as RFC 7662 calls it says nothing.
+fn read(body: &[u8], content_type: Option<&str>) -> Option<Answer> {
+    let mut answer = event::object(body, content_type)?;
+    let active = answer.get("active")?.as_str()?;
+    if active.eq_ignore_ascii_case("false") {
+        return Some(Answer::Inactive);
     }
-    serde_json::from_value(answer.into()).ok()
+    if !active.eq_ignore_ascii_case("true") {
+        return None;
+    }
+    for moment in ["exp", "nbf"] {
+        let seconds = match answer.get(moment) {
+            None | Some(Value::Null) => continue,
+            Some(value) => value.as_str()?.trim(),
+        };
+        let seconds = if seconds.is_empty() { Value::Null } else { number(seconds)?.into() };
+        answer.insert(moment.to_owned(), seconds);
+    }
+    serde_json::from_value(answer.into()).ok().map(Answer::Active)
 }
 
-/// Yes or no, as such or as text.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    match serde_json::Value::deserialize(deserializer)? {
-        serde_json::Value::Bool(flag) => Ok(flag),
-        serde_json::Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
-        serde_json::Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
-        _ => Err(D::Error::custom("neither yes nor no")),
-    }
+/// A number, and the largest there is instead of a larger one.
+fn number(text: &str) -> Option<Number> {
+    let number: f64 = text.parse().ok()?;
+    Number::from_f64(number.clamp(f64::MIN, f64::MAX))
 }
 
 impl Introspector {
@@ -252,13 +259,16 @@ impl Introspector {
             AuthenticationError::Unavailable
         })?;
         let now = self.clock.read();
-        let checked =
-            if answer.active { answer.claims.check(&self.rules, now.wall) } else { Err(AuthenticationError::Invalid) };
+        let ends = match answer {
+            Answer::Active(claims) => {
+                claims.check(&self.rules, now.wall).map(|()| claims.end().unwrap_or(Timestamp::MAX))
+            }
+            Answer::Inactive => Err(AuthenticationError::Invalid),
+        };
         let mut memory = self.memory();
-        match checked {
-            Ok(()) => {
+        match ends {
+            Ok(ends) => {
                 let caller = Caller { integration: self.integration };
-                let ends = answer.claims.end().unwrap_or(Timestamp::MAX);
                 memory.bad.remove(&fingerprint);
                 memory
                     .keep_good(fingerprint, Good { caller, asked, ends, refreshed_from: asked.plus(REFRESHED_AFTER) });
@@ -286,7 +296,8 @@ impl Introspector {
             .finish();
         let is_raw = self.is_raw.load(Ordering::Relaxed);
         let mut answer = self.ask_as(&form, is_raw).await?;
-        if answer.status() == http::StatusCode::UNAUTHORIZED && self.raw.is_some() {
+        let is_refused = matches!(answer.status(), http::StatusCode::UNAUTHORIZED | http::StatusCode::FORBIDDEN);
+        if is_refused && self.raw.is_some() {
             answer = self.ask_as(&form, !is_raw).await?;
             if answer.status() == http::StatusCode::OK {
                 self.is_raw.store(!is_raw, Ordering::Relaxed);
@@ -296,8 +307,8 @@ impl Introspector {
             return Err(format!("it answered {}", answer.status()));
         }
         // The parser's words could quote the answer, which is not ours to show.
-        let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
-        read(body).ok_or_else(|| "its answer is not one of RFC 7662".to_owned())
+        let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        read(answer.body(), content_type).ok_or_else(|| "its answer is not one of RFC 7662".to_owned())
     }
 
     async fn ask_as(&self, form: &str, is_raw: bool) -> Result<http::Response<Vec<u8>>, String> {

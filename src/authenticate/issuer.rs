@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use super::credentials::NameAndPassword;
 use super::guard::{Guard, Refused};
-use super::keyring::{KeyInfo, Keyring, KeyringError};
+use super::keyring::{KeyInfo, Keyring, KeyringError, Keys};
 use super::remembered::Remembered;
 use super::shared_secret::{Client, proven};
 use super::vault::Vault;
 use super::{AuthenticationError, Caller};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Oauth2};
 use crate::event::BaseUrl;
 
@@ -115,7 +115,7 @@ impl Issuer {
     pub(super) async fn open(
         config: &Config,
         vault: Arc<dyn Vault>,
-        now: Timestamp,
+        clock: Arc<dyn Clock>,
     ) -> Result<Option<Self>, KeyringError> {
         let identity = identity(&config.server.public_url).to_owned();
         let mut validation = Validation::new(ALGORITHM);
@@ -132,7 +132,7 @@ impl Issuer {
             }
         }
         let Some(longest_lifetime) = grants.iter().map(|grant| grant.lifetime).max() else { return Ok(None) };
-        let keyring = Keyring::open(vault, longest_lifetime, now).await?;
+        let keyring = Keyring::open(vault, longest_lifetime, clock).await?;
         Ok(Some(Self { identity, clients, grants, longest_lifetime, keyring, validation, verified: Remembered::new() }))
     }
 
@@ -209,9 +209,17 @@ impl Issuer {
     ///
     /// Refused if the token was not signed by us with the pinned algorithm for this address, has expired, or names a
     /// client that is configured no more.
-    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+    pub(super) async fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+        let kid = decode_header(token).ok().and_then(|header| header.kid).ok_or(AuthenticationError::Invalid)?;
+        let (keys, is_any_revoked) = self.keyring.with(&kid).await.map_err(|error| {
+            tracing::warn!(%error, "a token names a signing key that is not known, and the keys cannot be read again");
+            AuthenticationError::Unavailable
+        })?;
+        if is_any_revoked {
+            self.verified.forget_all();
+        }
         let began = self.verified.generation();
-        let (found, expires) = self.examine(token, now)?;
+        let (found, expires) = self.examine(token, &keys, &kid, now)?;
         let end = Timestamp::from_millis(expires.saturating_mul(1000));
         if end <= now {
             return Err(AuthenticationError::Expired);
@@ -223,13 +231,12 @@ impl Issuer {
     fn examine(
         &self,
         token: &str,
+        keys: &Keys,
+        kid: &str,
         now: Timestamp,
     ) -> Result<(Result<Caller, AuthenticationError>, i64), AuthenticationError> {
         let invalid = AuthenticationError::Invalid;
-        let header = decode_header(token).map_err(|_| invalid)?;
-        let kid = header.kid.ok_or(invalid)?;
-        let keys = self.keyring.current();
-        let key = keys.verifying(&kid, now).ok_or(invalid)?;
+        let key = keys.verifying(kid, now).ok_or(invalid)?;
         let claims = decode::<Claims>(token, key, &self.validation).map_err(|_| invalid)?.claims;
         let place = self.clients.iter().position(|client| client.id == claims.sub).ok_or(invalid)?;
         let carries = |scope: &str| claims.scope.split(' ').any(|carried| carried == scope);
@@ -248,6 +255,17 @@ impl Issuer {
             self.verified.forget_all();
         }
         Ok(self.keyring.infos())
+    }
+
+    /// Reads the signing keys again, which another process may have changed.
+    pub(super) async fn reload(&self) {
+        match self.keyring.reload().await {
+            Ok(true) => self.verified.forget_all(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the signing keys cannot be read again; those that are known stay good");
+            }
+        }
     }
 
     pub(super) fn keys(&self) -> Vec<KeyInfo> {
@@ -284,15 +302,18 @@ fn identity(public_url: &BaseUrl) -> &str {
 mod tests {
     use std::collections::HashMap;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jsonwebtoken::EncodingKey;
     use secrecy::SecretSlice;
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::authenticate::{Nonce, VaultError};
+    use crate::clock::ManualClock;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -302,12 +323,16 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct InMemory(Mutex<HashMap<String, SecretSlice<u8>>>);
+    struct InMemory {
+        secrets: Mutex<HashMap<String, SecretSlice<u8>>>,
+        reads: AtomicUsize,
+    }
 
     #[async_trait]
     impl Vault for InMemory {
         async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, VaultError> {
-            Ok(self.0.lock().expect("unpoisoned").entry(name.to_owned()).or_insert(fresh).clone())
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            Ok(self.secrets.lock().expect("unpoisoned").entry(name.to_owned()).or_insert(fresh).clone())
         }
 
         async fn replace_secret(
@@ -316,7 +341,7 @@ mod tests {
             held: &SecretSlice<u8>,
             fresh: SecretSlice<u8>,
         ) -> Result<bool, VaultError> {
-            let mut kept = self.0.lock().expect("unpoisoned");
+            let mut kept = self.secrets.lock().expect("unpoisoned");
             let is_held = kept.get(name).is_some_and(|kept| kept.expose_secret() == held.expose_secret());
             if is_held {
                 kept.insert(name.to_owned(), fresh);
@@ -330,8 +355,12 @@ mod tests {
     }
 
     async fn open(vault: &Arc<InMemory>, config: &Config, now: Timestamp) -> Issuer {
+        open_by(Arc::new(ManualClock::starting_at(now)), vault, config).await
+    }
+
+    async fn open_by(clock: Arc<ManualClock>, vault: &Arc<InMemory>, config: &Config) -> Issuer {
         let vault: Arc<dyn Vault> = Arc::clone(vault) as _;
-        Issuer::open(config, vault, now).await.expect("opens").expect("is used")
+        Issuer::open(config, vault, clock).await.expect("opens").expect("is used")
     }
 
     async fn issuer() -> Issuer {
@@ -367,13 +396,13 @@ mod tests {
     async fn a_token_is_good_until_its_end_and_not_a_second_longer() {
         let issuer = issuer().await;
         let token = token(&issuer, NOW);
-        assert_eq!(issuer.verify(&token, NOW), Ok(Caller { integration: 0 }));
+        assert_eq!(issuer.verify(&token, NOW).await, Ok(Caller { integration: 0 }));
         let last = NOW.plus(Duration::from_secs(3599));
         assert_eq!(issuer.recall(&token, last), Some(Ok(Caller { integration: 0 })));
-        assert!(issuer.verify(&token, last).is_ok());
+        assert!(issuer.verify(&token, last).await.is_ok());
         let end = last.plus(Duration::from_secs(1));
         assert_eq!(issuer.recall(&token, end), None);
-        assert_eq!(issuer.verify(&token, end), Err(AuthenticationError::Expired));
+        assert_eq!(issuer.verify(&token, end).await, Err(AuthenticationError::Expired));
     }
 
     #[tokio::test]
@@ -424,7 +453,7 @@ mod tests {
         assert_eq!(ask(&narrow, "read write"), Err(TokenRefused::Scope("notifications read".to_owned())));
         let request = TokenRequest { scope: Some("read".to_owned()), ..TokenRequest::default() };
         let partial = issue(&narrow, &request, NOW).expect("issued").access_token;
-        assert_eq!(narrow.verify(&partial, NOW), Err(AuthenticationError::Scope));
+        assert_eq!(narrow.verify(&partial, NOW).await, Err(AuthenticationError::Scope));
         assert_eq!(narrow.recall(&partial, NOW), Some(Err(AuthenticationError::Scope)));
     }
 
@@ -454,12 +483,12 @@ mod tests {
         assert_ne!(decode_header(&old).expect("a header").kid, decode_header(&new).expect("a header").kid);
         let last = NOW.plus(Duration::from_secs(3599));
         for token in [&old, &new] {
-            assert!(issuer.verify(token, last).is_ok());
+            assert!(issuer.verify(token, last).await.is_ok());
         }
         // Another process on the same vault, with tokens that live shorter.
         let after = open(&vault, &config("token_lifetime = \"1m\""), last).await;
         for token in [&old, &new] {
-            assert!(after.verify(token, last).is_ok());
+            assert!(after.verify(token, last).await.is_ok());
         }
         let later = NOW.plus(Duration::from_hours(2));
         assert_eq!(issuer.rotate(false, later).await.expect("rotates").len(), 2, "the first is gone");
@@ -469,11 +498,11 @@ mod tests {
     async fn a_key_that_is_revoked_verifies_nothing_from_then_on() {
         let issuer = issuer().await;
         let old = token(&issuer, NOW);
-        assert!(issuer.verify(&old, NOW).is_ok());
+        assert!(issuer.verify(&old, NOW).await.is_ok());
         issuer.rotate(true, NOW).await.expect("rotates");
         assert_eq!(issuer.recall(&old, NOW), None);
-        assert_eq!(issuer.verify(&old, NOW), Err(AuthenticationError::Invalid));
-        assert!(issuer.verify(&token(&issuer, NOW), NOW).is_ok());
+        assert_eq!(issuer.verify(&old, NOW).await, Err(AuthenticationError::Invalid));
+        assert!(issuer.verify(&token(&issuer, NOW), NOW).await.is_ok());
     }
 
     #[tokio::test]
@@ -481,7 +510,83 @@ mod tests {
         let vault = Arc::default();
         let (one, other) = (open(&vault, &Config::defaults(), NOW).await, open(&vault, &Config::defaults(), NOW).await);
         one.rotate(false, NOW).await.expect("rotates");
-        assert!(matches!(other.rotate(false, NOW).await, Err(KeyringError::Changed)));
+        assert_eq!(other.rotate(false, NOW).await.expect("rotates").len(), 3);
+    }
+
+    #[tokio::test]
+    async fn processes_that_open_the_keys_at_once_agree_on_them() {
+        let vault = Arc::default();
+        let configs = ["1m", "1h", "2h", "3h"].map(|lifetime| config(&format!("token_lifetime = \"{lifetime}\"")));
+        let [a, b, c, d] = &configs;
+        let issuers =
+            tokio::join!(open(&vault, a, NOW), open(&vault, b, NOW), open(&vault, c, NOW), open(&vault, d, NOW));
+        let token = token(&issuers.0, NOW);
+        for issuer in [&issuers.1, &issuers.2, &issuers.3] {
+            assert!(issuer.verify(&token, NOW).await.is_ok());
+        }
+        let kept: Vec<_> = issuers.3.rotate(false, NOW).await.expect("rotates");
+        let until = NOW.plus(Duration::from_hours(3)).plus(Duration::from_mins(1)).to_string();
+        assert_eq!(kept[0].verifies_until, Some(until), "the longest lifetime counts, whoever was last");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_another_process_made_is_found_when_a_token_names_it() {
+        let (vault, clock) = (Arc::default(), Arc::new(ManualClock::starting_at(NOW)));
+        let one = open(&vault, &Config::defaults(), NOW).await;
+        let other = open_by(Arc::clone(&clock), &vault, &Config::defaults()).await;
+        let before = token(&other, NOW);
+        assert!(other.verify(&before, NOW).await.is_ok());
+        one.rotate(true, NOW).await.expect("rotates");
+        assert!(other.verify(&token(&one, NOW), NOW).await.is_ok());
+        assert_eq!(other.recall(&before, NOW), None, "the key of this one was revoked");
+        clock.advance(Duration::from_millis(250));
+        assert_eq!(other.verify(&before, NOW).await, Err(AuthenticationError::Invalid));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_another_process_revoked_verifies_nothing_once_the_keys_are_read_again() {
+        let vault = Arc::default();
+        let (one, other) = (open(&vault, &Config::defaults(), NOW).await, open(&vault, &Config::defaults(), NOW).await);
+        let token = token(&one, NOW);
+        assert!(other.verify(&token, NOW).await.is_ok());
+        one.rotate(true, NOW).await.expect("rotates");
+        other.reload().await;
+        assert_eq!(other.recall(&token, NOW), None);
+        assert_eq!(other.verify(&token, NOW).await, Err(AuthenticationError::Invalid));
+    }
+
+    #[tokio::test]
+    async fn invented_key_names_cost_one_reading_in_a_while_and_hide_no_new_key() {
+        let vault: Arc<InMemory> = Arc::default();
+        let clock = Arc::new(ManualClock::starting_at(NOW));
+        let one = open(&vault, &Config::defaults(), NOW).await;
+        let other = Arc::new(open_by(Arc::clone(&clock), &vault, &Config::defaults()).await);
+        let stranger = EncodingKey::from_secret(&[8; 32]);
+        let claims: Claims = jsonwebtoken::dangerous::insecure_decode(token(&one, NOW)).expect("claims").claims;
+        let invented = |number: usize| {
+            let header = Header { kid: Some(format!("invented-{number}")), ..Header::new(ALGORITHM) };
+            encode(&header, &claims, &stranger).expect("signs")
+        };
+        assert_eq!(other.verify(&invented(0), NOW).await, Err(AuthenticationError::Invalid));
+        let before = vault.reads.load(Ordering::SeqCst);
+        one.rotate(false, NOW).await.expect("rotates");
+        let good = token(&one, NOW);
+        let mut strangers = JoinSet::new();
+        for token in (1..20).map(invented) {
+            let other = Arc::clone(&other);
+            strangers.spawn(async move { other.verify(&token, NOW).await });
+        }
+        let passing = async {
+            // Every stranger has looked by then.
+            tokio::task::yield_now().await;
+            clock.advance(Duration::from_millis(250));
+        };
+        let (found, ()) = tokio::join!(other.verify(&good, NOW), passing);
+        assert!(found.is_ok());
+        for refused in strangers.join_all().await {
+            assert_eq!(refused, Err(AuthenticationError::Invalid));
+        }
+        assert_eq!(vault.reads.load(Ordering::SeqCst), before + 1);
     }
 
     #[tokio::test]
@@ -500,7 +605,7 @@ mod tests {
             encode(header, &claims, &keys.signing).expect("signs")
         };
         let unchanged = |_: &mut Claims| {};
-        assert!(issuer.verify(&signed(&header, &unchanged), NOW).is_ok());
+        assert!(issuer.verify(&signed(&header, &unchanged), NOW).await.is_ok());
         let stranger = EncodingKey::from_secret(&[8; 32]);
         for (case, token) in [
             ("empty", String::new()),
@@ -516,7 +621,7 @@ mod tests {
             ("alg none", format!("{none}.{}.", part(1))),
             ("alg none, signature kept", format!("{none}.{}.{}", part(1), part(2))),
         ] {
-            assert_eq!(issuer.verify(&token, NOW), Err(AuthenticationError::Invalid), "{case}");
+            assert_eq!(issuer.verify(&token, NOW).await, Err(AuthenticationError::Invalid), "{case}");
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Keys of an identity provider: fetched, kept, and fetched again when they change.
+//!
+//! A fetch is a task of its own, one at a time, and whoever needs its outcome waits for it as long as they can: keys that
+//! came too late for one caller are there for the next, and an attempt that failed is known to have failed even if its
+//! callers have gone.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::Request;
@@ -12,7 +16,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::admission::{Admission, Bounds};
 use crate::clock::{Clock, Moment};
@@ -90,10 +94,14 @@ pub(super) struct KeySource {
     known: RwLock<Arc<Known>>,
     /// How often fetching began.
     began: AtomicU64,
-    fetching: Mutex<()>,
+    /// The fetch that is on its way.
+    fetching: Mutex<Option<watch::Receiver<Option<Outcome>>>>,
     waiting: Arc<Admission>,
     log: LogLimiter,
 }
+
+/// What a fetch came to, for all who wait for it.
+type Outcome = Result<(), NoKey>;
 
 /// What is known, and since when.
 #[derive(Default)]
@@ -110,7 +118,7 @@ struct Attempt {
     /// Counted from 1.
     number: u64,
     ended: Moment,
-    outcome: Result<(), NoKey>,
+    outcome: Outcome,
 }
 
 /// A key and what it is good for.
@@ -188,7 +196,7 @@ impl KeySource {
             clock,
             known: RwLock::default(),
             began: AtomicU64::new(0),
-            fetching: Mutex::new(()),
+            fetching: Mutex::default(),
         })
     }
 
@@ -198,7 +206,7 @@ impl KeySource {
     /// callers wait for that together, so that a key that has just come is found and strangers' inventions cost the
     /// provider next to nothing.
     pub(super) async fn key(
-        &self,
+        self: &Arc<Self>,
         kid: Option<&str>,
         algorithm: Algorithm,
         address: IpAddr,
@@ -221,33 +229,71 @@ impl KeySource {
 
     /// Looks for a key at the provider, unless others just did: what an attempt brought that began after the first
     /// `began` ones is as new as the token that is looked into.
-    async fn look_for(&self, kid: Option<&str>, algorithm: Algorithm, began: u64) -> Result<DecodingKey, NoKey> {
-        let _fetching = self.fetching.lock().await;
-        let known = self.known();
-        if let Some(key) = find(&known.keys, kid, algorithm) {
-            return Ok(key);
-        }
-        if let Some(Attempt { number, ended, outcome }) = known.latest {
-            // What could not be asked a moment ago is not asked again at once.
-            let is_fresh = self.clock.monotonic().since(ended) < COOL_DOWN;
-            if number > began || (is_fresh && outcome.is_err()) {
-                return Err(outcome.err().unwrap_or(NoKey::Unknown));
+    async fn look_for(
+        self: &Arc<Self>,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        began: u64,
+    ) -> Result<DecodingKey, NoKey> {
+        loop {
+            let mut fetch = {
+                let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = self.known();
+                if let Some(key) = find(&known.keys, kid, algorithm) {
+                    return Ok(key);
+                }
+                if let Some(Attempt { number, outcome, .. }) = known.latest
+                    // What could not be asked a moment ago is not asked again at once.
+                    && (number > began || outcome.is_err() && self.cools_down().is_some())
+                {
+                    return Err(outcome.err().unwrap_or(NoKey::Unknown));
+                }
+                self.join(&mut fetching)
+            };
+            // Nobody tells if it panicked.
+            if fetch.wait_for(Option::is_some).await.is_err() {
+                return Err(NoKey::Unavailable);
             }
-            if is_fresh {
-                self.clock.sleep_until(ended.plus(COOL_DOWN)).await;
-            }
         }
-        self.fetch_and_keep().await?;
-        find(&self.known().keys, kid, algorithm).ok_or(NoKey::Unknown)
     }
 
-    /// Fetches the keys now.
-    pub(super) async fn refresh(&self) -> Result<(), NoKey> {
-        let _fetching = self.fetching.lock().await;
-        self.fetch_and_keep().await
+    /// Fetches the keys now, or waits for those who do already.
+    pub(super) async fn refresh(self: &Arc<Self>) -> Outcome {
+        let mut fetch = self.join(&mut self.fetching.lock().unwrap_or_else(PoisonError::into_inner));
+        let outcome = fetch.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome);
+        outcome.unwrap_or(Err(NoKey::Unavailable))
     }
 
-    async fn fetch_and_keep(&self) -> Result<(), NoKey> {
+    /// The fetch that is on its way; one is sent on its way if there is none.
+    fn join(
+        self: &Arc<Self>,
+        fetching: &mut Option<watch::Receiver<Option<Outcome>>>,
+    ) -> watch::Receiver<Option<Outcome>> {
+        // One whose sender is gone without a word has panicked.
+        if let Some(fetch) = fetching.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {
+            return fetch.clone();
+        }
+        let (everybody, fetch) = watch::channel(None);
+        *fetching = Some(fetch.clone());
+        let source = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(end) = source.cools_down() {
+                source.clock.sleep_until(end).await;
+            }
+            let outcome = source.fetch_and_keep().await;
+            *source.fetching.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            everybody.send_replace(Some(outcome));
+        });
+        fetch
+    }
+
+    /// Until when the provider is left alone, if it is.
+    fn cools_down(&self) -> Option<Moment> {
+        let end = self.known().latest?.ended.plus(COOL_DOWN);
+        (self.clock.monotonic() < end).then_some(end)
+    }
+
+    async fn fetch_and_keep(&self) -> Outcome {
         let number = self.began.fetch_add(1, Ordering::AcqRel) + 1;
         let fetched = self.fetch().await;
         let before = self.known();

@@ -1,6 +1,10 @@
 //! The keys our tokens are signed with: one that signs, and those before it until their tokens have ended.
+//!
+//! They are kept in the store, where several processes share them: each reads them again when a token names a key that it
+//! does not know, and from time to time.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,15 +14,20 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::vault::{Vault, VaultError};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Moment, Timestamp};
 
 /// Name of the keys in the vault.
 const NAME: &str = "issuer.keys";
 /// A key is kept this much longer than its tokens, for those that were being signed when it retired.
 const MARGIN: Duration = Duration::from_mins(1);
+/// The keys are read again no sooner after the last time than this, whatever key names strangers invent.
+const COOL_DOWN: Duration = Duration::from_millis(250);
+/// How often a change is tried again that others were quicker with.
+const MOST_TRIES: usize = 16;
 
 /// Why the signing keys cannot be read or changed.
 #[derive(Debug, Error)]
@@ -74,6 +83,11 @@ pub(super) struct Keys {
 pub(super) struct Keyring {
     keys: RwLock<Arc<Keys>>,
     vault: Arc<dyn Vault>,
+    clock: Arc<dyn Clock>,
+    /// How often reading them again began.
+    reloads: AtomicU64,
+    /// When it last ended.
+    reloading: Mutex<Option<Moment>>,
 }
 
 impl StoredKey {
@@ -124,16 +138,30 @@ fn sealed(stored: &[StoredKey]) -> SecretSlice<u8> {
 
 impl Keyring {
     /// Opens the keys in `vault`, making the first if there is none; tokens may be good for up to `lifetime`.
-    pub(super) async fn open(vault: Arc<dyn Vault>, lifetime: Duration, now: Timestamp) -> Result<Self, KeyringError> {
-        let fresh = sealed(&[StoredKey::fresh(lifetime, now)?]);
+    ///
+    /// Processes that open them at once agree: whoever is second goes on with what the first one left.
+    pub(super) async fn open(
+        vault: Arc<dyn Vault>,
+        lifetime: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, KeyringError> {
+        let fresh = sealed(&[StoredKey::fresh(lifetime, clock.now())?]);
         let keys = Keys::read(vault.secret(NAME, fresh).await?)?;
-        let keyring = Self { keys: RwLock::new(Arc::new(keys)), vault };
-        let mut stored = keyring.current().stored.clone();
-        if let Some(signing) = stored.iter_mut().rfind(|key| key.retired.is_none())
-            && signing.longest_lifetime < lifetime.as_secs()
-        {
-            signing.longest_lifetime = lifetime.as_secs();
-            keyring.replace(stored).await?;
+        let keyring = Self {
+            keys: RwLock::new(Arc::new(keys)),
+            vault,
+            clock,
+            reloads: AtomicU64::new(0),
+            reloading: Mutex::default(),
+        };
+        let is_long_enough = |key: &StoredKey| key.retired.is_some() || key.longest_lifetime >= lifetime.as_secs();
+        if !keyring.current().stored.iter().all(is_long_enough) {
+            let lengthen = |stored: &mut Vec<StoredKey>| {
+                for key in stored.iter_mut().filter(|key| key.retired.is_none()) {
+                    key.longest_lifetime = key.longest_lifetime.max(lifetime.as_secs());
+                }
+            };
+            keyring.change(lengthen).await?;
         }
         Ok(keyring)
     }
@@ -142,16 +170,55 @@ impl Keyring {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The keys, read again if the one that `kid` names is not among them: another process may have made it.
+    ///
+    /// Callers wait for that together, each for a reading that began after it came, and strangers' inventions cost one
+    /// reading a cool-down. Says too whether that found a key gone that verified before.
+    pub(super) async fn with(&self, kid: &str) -> Result<(Arc<Keys>, bool), KeyringError> {
+        let known = self.current();
+        if known.verifying.contains_key(kid) {
+            return Ok((known, false));
+        }
+        let mut is_any_revoked = false;
+        let before = self.reloads.load(Ordering::Acquire);
+        let mut ended = self.reloading.lock().await;
+        if self.reloads.load(Ordering::Acquire) == before {
+            if let Some(ended) = *ended {
+                self.clock.sleep_until(ended.plus(COOL_DOWN)).await;
+            }
+            self.reloads.fetch_add(1, Ordering::AcqRel);
+            let reloaded = self.reload().await;
+            *ended = Some(self.clock.monotonic());
+            is_any_revoked = reloaded?;
+        }
+        Ok((self.current(), is_any_revoked))
+    }
+
+    /// Reads the keys again; says whether one is gone that verified before.
+    pub(super) async fn reload(&self) -> Result<bool, KeyringError> {
+        let known = self.current();
+        let held = self.vault.secret(NAME, known.held.clone()).await?;
+        if held.expose_secret() == known.held.expose_secret() {
+            return Ok(false);
+        }
+        let keys = Keys::read(held)?;
+        let is_revoked = known.verifying.keys().any(|kid| !keys.verifying.contains_key(kid));
+        self.set(keys);
+        Ok(is_revoked)
+    }
+
     /// Signs with a new key from now on. The old ones verify until their tokens have ended, or no more if they are
     /// to be `revoked`.
     pub(super) async fn rotate(&self, lifetime: Duration, revoke: bool, now: Timestamp) -> Result<(), KeyringError> {
-        let mut stored = self.current().stored.clone();
-        for key in stored.iter_mut().filter(|key| key.retired.is_none()) {
-            key.retired = Some(now);
-        }
-        stored.retain(|key| !revoke && key.verifies_until() > now);
-        stored.push(StoredKey::fresh(lifetime, now)?);
-        self.replace(stored).await
+        let fresh = StoredKey::fresh(lifetime, now)?;
+        self.change(|stored| {
+            for key in stored.iter_mut().filter(|key| key.retired.is_none()) {
+                key.retired = Some(now);
+            }
+            stored.retain(|key| !revoke && key.verifies_until() > now);
+            stored.push(fresh.clone());
+        })
+        .await
     }
 
     /// The keys as an operator sees them, the oldest first.
@@ -164,15 +231,23 @@ impl Keyring {
         self.current().stored.iter().map(info).collect()
     }
 
-    /// Makes the keys durable, and then uses them.
-    async fn replace(&self, stored: Vec<StoredKey>) -> Result<(), KeyringError> {
-        let held = self.current();
-        let fresh = sealed(&stored);
-        if !self.vault.replace_secret(NAME, &held.held, fresh.clone()).await? {
-            return Err(KeyringError::Changed);
+    /// Makes a change durable, and then uses it. It is made of the keys as they are, whoever else changes them.
+    async fn change(&self, change: impl Fn(&mut Vec<StoredKey>)) -> Result<(), KeyringError> {
+        for _ in 0..MOST_TRIES {
+            let known = self.current();
+            let mut stored = known.stored.clone();
+            change(&mut stored);
+            let fresh = sealed(&stored);
+            if self.vault.replace_secret(NAME, &known.held, fresh.clone()).await? {
+                self.set(Keys::of(stored, fresh)?);
+                return Ok(());
+            }
+            self.reload().await?;
         }
-        let keys = Arc::new(Keys::of(stored, fresh)?);
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(())
+        Err(KeyringError::Changed)
+    }
+
+    fn set(&self, keys: Keys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 }

@@ -57,6 +57,9 @@ pub use issuer::{IssuedToken, Issuer, TokenRefused, TokenRequest};
 pub use keyring::{KeyInfo, KeyringError};
 pub use vault::{Nonce, Vault, VaultError};
 
+/// How often our own signing keys are read again: how long a token is still good here that another process revoked.
+const RELOAD_OWN_EVERY: Duration = Duration::from_secs(10);
+
 /// A caller that proved who it is, and the integration it may notify.
 ///
 /// Only this module makes one, so nothing behind it can be reached without authentication.
@@ -172,7 +175,7 @@ impl Authenticator {
     /// If our own signing keys can be neither read nor kept, or there is no way to an identity provider. That one
     /// does not answer is no error here.
     pub async fn set_up(config: &Config, vault: Arc<dyn Vault>, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
-        let issuer = Issuer::open(config, Arc::clone(&vault), clock.now()).await?;
+        let issuer = Issuer::open(config, Arc::clone(&vault), Arc::clone(&clock)).await?;
         let (mut verifiers, mut introspectors, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let mut sources = HashMap::new();
         for (place, integration) in config.integrations.iter().enumerate() {
@@ -284,29 +287,34 @@ impl Authenticator {
         findings
     }
 
-    /// Fetches the keys of identity providers, and again from time to time, until `stop`.
+    /// Fetches the keys of identity providers, and our own again, from time to time, until `stop`.
     pub async fn keep_keys_fresh(self: Arc<Self>, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ((), ()) = async { tokio::join!(self.keep_providers_keys_fresh(), self.keep_own_keys_fresh()) } => {}
+        }
+    }
+
+    async fn keep_providers_keys_fresh(&self) {
         let mut sources: Vec<&Arc<KeySource>> = Vec::new();
         for verifier in &self.verifiers {
             if !sources.iter().any(|source| Arc::ptr_eq(source, verifier.keys())) {
                 sources.push(verifier.keys());
             }
         }
-        if sources.is_empty() {
-            return;
-        }
-        loop {
+        while !sources.is_empty() {
             for source in &sources {
                 // What went wrong is logged there; callers ask again.
-                tokio::select! {
-                    _ = source.refresh() => {}
-                    () = stop.cancelled() => return,
-                }
+                let _ = source.refresh().await;
             }
-            tokio::select! {
-                () = self.clock.sleep(REFRESH_EVERY) => {}
-                () = stop.cancelled() => return,
-            }
+            self.clock.sleep(REFRESH_EVERY).await;
+        }
+    }
+
+    async fn keep_own_keys_fresh(&self) {
+        while let Some(issuer) = &self.issuer {
+            self.clock.sleep(RELOAD_OWN_EVERY).await;
+            issuer.reload().await;
         }
     }
 
@@ -323,7 +331,7 @@ impl Authenticator {
         let claimed = claimed_issuer(token);
         let mut verdicts = Vec::new();
         if let Some(issuer) = self.issuer.as_ref().filter(|issuer| claimed.as_deref() == Some(issuer.identity())) {
-            verdicts.push(issuer.verify(token, now));
+            verdicts.push(issuer.verify(token, now).await);
         }
         for verifier in self.verifiers.iter().filter(|verifier| claimed.as_deref() == Some(verifier.issuer())) {
             verdicts.push(verifier.verify(token, address, now).await);

@@ -12,6 +12,8 @@ use crate::marketplace::{Fetched, MarketplaceClient};
 const MISSING_FOR: Duration = Duration::from_mins(1);
 /// How long the same unreadable bytes come before nothing else is expected.
 const UNREADABLE_FOR: Duration = Duration::from_secs(10);
+/// The same of a page for people, as a proxy shows it for the time of a deployment.
+const PAGE_FOR: Duration = Duration::from_mins(1);
 
 /// A body as received, and what was understood of it.
 #[derive(Debug)]
@@ -24,15 +26,27 @@ pub(super) struct Read {
 pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Result<Read, StageError> {
     let fetched = marketplace.fetch(url).await.map_err(|error| {
         let (reason, retry_after) = (format!("the event could not be read: {error}"), error.retry_after());
+        let is_too_large = error.is_too_large();
         // An answer that is packed wrongly, or too large, is a body that nobody can read like any other.
         match error.into_received() {
-            Some(bytes) => unreadable(reason, Body { bytes, charset: None }),
+            // Whatever stands in it, so that a page that differs each time is believed as well.
+            Some(bytes) if is_too_large => {
+                let cause = "unreadable: too large".to_owned();
+                unreadable_by(reason, cause, Body { bytes, charset: None }, UNREADABLE_FOR)
+            }
+            Some(bytes) => unreadable(reason, Body { bytes, charset: None }, UNREADABLE_FOR),
             None => StageError::transient_after(reason, retry_after),
         }
     })?;
     match fetched {
         Fetched::Body { bytes, content_type } => {
-            understand(Body { bytes, charset: content_type.as_deref().and_then(charset_of) })
+            let patience = if is_page(&bytes, content_type.as_deref()) { PAGE_FOR } else { UNREADABLE_FOR };
+            let body = Body { bytes, charset: content_type.as_deref().and_then(charset_of) };
+            understand_within(body, patience)
+        }
+        Fetched::Empty(status) => {
+            let reason = format!("the event could not be read: the marketplace answered {status} without a body");
+            Err(unreadable(reason, Body { bytes: Vec::new(), charset: None }, UNREADABLE_FOR))
         }
         Fetched::Missing(status) => Err(StageError::until_it_lasts(
             format!("the marketplace has no such event: it answered {status}"),
@@ -45,16 +59,34 @@ pub(super) async fn fetch(marketplace: &MarketplaceClient, url: &EventUrl) -> Re
 
 /// What a body says. One that says nothing may be a proxy's error page, so it is read again, unless it stays the same.
 pub(super) fn understand(body: Body) -> Result<Read, StageError> {
+    understand_within(body, UNREADABLE_FOR)
+}
+
+fn understand_within(body: Body, patience: Duration) -> Result<Read, StageError> {
     match Event::read(&body.bytes, body.charset.as_deref()) {
         Ok(event) => Ok(Read { body, event }),
-        Err(error) => Err(unreadable(error.to_string(), body)),
+        Err(error) => Err(unreadable(error.to_string(), body, patience)),
     }
 }
 
+/// Whether this is a page for people: by what it is said to be, or by how it begins.
+fn is_page(bytes: &[u8], content_type: Option<&str>) -> bool {
+    let says = content_type.and_then(|content_type| content_type.split(';').next()).unwrap_or_default().trim();
+    let start = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes).trim_ascii_start();
+    let begins_with =
+        |tag: &str| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()));
+    ["text/html", "application/xhtml+xml"].iter().any(|page| says.eq_ignore_ascii_case(page))
+        || begins_with("<!doctype html")
+        || begins_with("<html")
+}
+
 /// The failure to read a body, which is believed when the same bytes come again and again.
-fn unreadable(reason: String, body: Body) -> StageError {
+fn unreadable(reason: String, body: Body, patience: Duration) -> StageError {
     let mut hasher = DefaultHasher::new();
     body.bytes.hash(&mut hasher);
-    let cause = format!("unreadable {:016x}", hasher.finish());
-    StageError::until_it_lasts(reason, cause, UNREADABLE_FOR, Ending::Dead).with_body(body)
+    unreadable_by(reason, format!("unreadable {:016x}", hasher.finish()), body, patience)
+}
+
+fn unreadable_by(reason: String, cause: String, body: Body, patience: Duration) -> StageError {
+    StageError::until_it_lasts(reason, cause, patience, Ending::Dead).with_body(body)
 }

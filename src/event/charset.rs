@@ -8,6 +8,10 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
 /// The longest label of a charset that is looked at; the longest one there is has 19 bytes.
 const MAX_LABEL_BYTES: usize = 40;
+/// So many continuation bytes make UTF-8 what a body in a charset of several bytes is not by accident: four letters with
+/// an accent, or two ideographs. Of four random characters in such a charset about one series in a thousand is
+/// well-formed UTF-8 like that (measured: 0.05 % in GBK, 0.1 % in Shift JIS), and of longer ones hardly any.
+const TELLING_CONTINUATIONS: usize = 4;
 /// How far into a body the end of an XML declaration is looked for.
 const MAX_DECLARATION_BYTES: usize = 512;
 
@@ -31,6 +35,9 @@ pub fn charset_of(content_type: &str) -> Option<String> {
 /// within the first character of every JSON and XML document (RFC 4627 §3). Then the XML declaration, then `charset`:
 /// the first of the two that the bytes do not contradict, since servers name a default charset for bytes that somebody
 /// else wrote. Else it is UTF-8. Borrowed wherever the bytes are UTF-8 already.
+///
+/// What is left of a character at the end of UTF-16 or UTF-32, and a line end in ASCII, is no part of the text: somebody
+/// on the way has appended it.
 pub(super) fn decode<'b>(bytes: &'b [u8], charset: Option<&str>) -> Cow<'b, str> {
     if let Some((wide, mark)) = Wide::of(bytes) {
         return wide.decode(&bytes[mark..]).into();
@@ -57,9 +64,18 @@ fn decode_in<'b>(encoding: &'static Encoding, bytes: &'b [u8]) -> Cow<'b, str> {
     if encoding == UTF_8 {
         // Replaces the same bytes as `encoding_rs`, and is faster where there are many of them.
         String::from_utf8_lossy(bytes)
+    } else if encoding == UTF_16LE || encoding == UTF_16BE {
+        encoding.decode_without_bom_handling(whole_units(bytes, 2)).0
     } else {
         encoding.decode_without_bom_handling(bytes).0
     }
+}
+
+/// The bytes without a line end in ASCII behind them, as far as they are whole units of this size.
+fn whole_units(bytes: &[u8], size: usize) -> &[u8] {
+    // One in these units has zeroes between its bytes.
+    let bytes = bytes.strip_suffix(b"\r\n").unwrap_or(bytes);
+    &bytes[..bytes.len() - bytes.len() % size]
 }
 
 /// Whether a body can be in `encoding`, `utf8` being its text if it is UTF-8.
@@ -73,7 +89,12 @@ fn is_possible(encoding: &'static Encoding, utf8: Option<&str>) -> bool {
         // Words in such a charset are no valid UTF-8 by accident, while UTF-8 is often said to be Latin-1.
         utf8.is_none_or(str::is_ascii)
     } else {
-        true
+        // Of a few characters both may be true, and then what is said counts.
+        utf8.is_none_or(|text| {
+            let continuations = text.bytes().filter(|byte| (0x80..0xc0).contains(byte)).count();
+            let decode = || encoding.decode_without_bom_handling_and_without_replacement(text.as_bytes());
+            continuations == 0 || (continuations < TELLING_CONTINUATIONS && decode().is_some())
+        })
     }
 }
 
@@ -115,7 +136,7 @@ impl Wide {
     }
 
     fn decode(self, bytes: &[u8]) -> String {
-        let units = bytes.chunks(4).map(|unit| {
+        let units = whole_units(bytes, 4).chunks_exact(4).map(|unit| {
             let unit = unit.try_into().ok()?;
             char::from_u32(match self {
                 Self::Little => u32::from_le_bytes(unit),

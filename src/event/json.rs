@@ -3,12 +3,55 @@
 use std::fmt::Write;
 
 use json_event_parser::{JsonEvent, SliceJsonParser};
+use serde_json::{Map, Value};
 
 use super::node::{Builder, Node};
 use super::read::BodyError;
+use super::{MAX_BODY_BYTES, charset, charset_of};
 
 /// How long the escape of a UTF-16 code unit is: `\ud83d`.
 const ESCAPE_BYTES: usize = 6;
+
+/// What some serializers write for numbers that JSON has no words for.
+const NO_NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// The fields of a JSON object that came with this `Content-Type`: for answers that are not events, and come from servers
+/// as careless about charsets and characters as those that give events out.
+///
+/// Numbers and booleans are text, as they came. Of a name that is repeated the last value counts. Nothing if it is no
+/// object, or breaks a limit of event bodies.
+pub(crate) fn object(bytes: &[u8], content_type: Option<&str>) -> Option<Map<String, Value>> {
+    if bytes.len() > MAX_BODY_BYTES {
+        return None;
+    }
+    let text = charset::decode(bytes, content_type.and_then(charset_of).as_deref());
+    let tree = match read(&text) {
+        Err(BodyError::Malformed(_)) => read(&with_quoted_non_numbers(&text)),
+        read => read,
+    };
+    match tree.ok()?.into() {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    }
+}
+
+/// The text with every [`NO_NUMBERS`] outside of a string as a string.
+fn with_quoted_non_numbers(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    let (mut rest, mut is_in_string, mut is_escaped) = (text, false, false);
+    while let Some(character) = rest.chars().next() {
+        if !is_in_string && let Some(word) = NO_NUMBERS.into_iter().find(|word| rest.starts_with(word)) {
+            quoted.extend(["\"", word, "\""]);
+            rest = &rest[word.len()..];
+            continue;
+        }
+        is_in_string ^= character == '"' && !is_escaped;
+        is_escaped = is_in_string && character == '\\' && !is_escaped;
+        quoted.push(character);
+        rest = &rest[character.len_utf8()..];
+    }
+    quoted
+}
 
 /// Reads one JSON document, whatever characters its strings hold.
 ///

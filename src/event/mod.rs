@@ -26,6 +26,7 @@ pub use body::{
 };
 pub use charset::charset_of;
 pub use id::EventId;
+pub(crate) use json::object;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
 pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MAX_IDENTIFIER_BYTES};

@@ -91,6 +91,18 @@ impl Node {
     }
 }
 
+impl From<Node> for serde_json::Value {
+    /// The same in serde's words; numbers and booleans stay text.
+    fn from(node: Node) -> Self {
+        match node {
+            Node::Null => Self::Null,
+            Node::Text(text) => Self::String(text),
+            Node::List(items) => items.into_iter().map(Self::from).collect(),
+            Node::Map(fields) => Self::Object(fields.into_iter().map(|(name, node)| (name, node.into())).collect()),
+        }
+    }
+}
+
 /// Builds a tree from the events of a parser, within [`MAX_DEPTH`] and [`MAX_NODES`].
 #[derive(Debug, Default)]
 pub(super) struct Builder {

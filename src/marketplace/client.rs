@@ -32,6 +32,8 @@ pub enum Fetched {
         /// What the answer says that they are.
         content_type: Option<String>,
     },
+    /// A success without a body: nothing to read.
+    Empty(StatusCode),
     /// There is no such event (any more): 404 or 410. An ingress without a backend says so too, so it is believed only
     /// when it lasts.
     Missing(StatusCode),
@@ -74,6 +76,12 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether an answer came that is larger than is read.
+    #[must_use]
+    pub const fn is_too_large(&self) -> bool {
+        matches!(self, Self::Egress(EgressError::TooLarge { .. }))
+    }
+
     /// The answer that came and was of no use as it is, if one did.
     #[must_use]
     pub fn into_received(self) -> Option<Vec<u8>> {
@@ -127,6 +135,7 @@ impl MarketplaceClient {
     pub async fn fetch(&self, url: &EventUrl) -> Result<Fetched, CallError> {
         let answer = self.call(&Method::GET, url.as_str(), &[]).await?;
         match answer.status() {
+            status if status.is_success() && answer.body().is_empty() => Ok(Fetched::Empty(status)),
             status if status.is_success() => {
                 let content_type = answer.headers().get(CONTENT_TYPE);
                 let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());

@@ -55,6 +55,11 @@ impl<'de> Deserialize<'de> for TokenAnswer {
         let fields = Map::deserialize(deserializer)?;
         // Some end the text with a line break.
         let token = fields.get("access_token").and_then(Value::as_str).unwrap_or_default().trim();
+        // And some write it as it is to be sent.
+        let token = match token.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
+            Some(_) | None => token,
+        };
         Ok(Self {
             access_token: AccessToken::new(token.to_owned()),
             expires_in: fields.get("expires_in").and_then(seconds),

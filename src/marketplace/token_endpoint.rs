@@ -17,16 +17,19 @@ use oauth2::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use thiserror::Error;
-use url::form_urlencoded::byte_serialize;
+use url::form_urlencoded::{self, byte_serialize};
 
 use super::client::{CallError, retry_after};
 use super::token_answer::TokenAnswer;
 use crate::clock::Clock;
 use crate::config::Marketplace;
 use crate::egress::{Egress, EgressError};
+use crate::event;
 
 /// The longest token that is taken: servers refuse longer headers.
 const LONGEST_TOKEN: usize = 16 * 1024;
+/// The error code for credentials that are not taken (RFC 6749 §5.2).
+const INVALID_CLIENT: &str = "invalid_client";
 /// The longest error code and media type that are repeated.
 const LONGEST_WORD: usize = 64;
 
@@ -55,6 +58,8 @@ pub(super) struct TokenEndpoint {
     raw: Option<SecretString>,
     /// Which of the two is tried first: the one that worked last, or else the one that was not refused last.
     is_raw_first: AtomicBool,
+    /// Whether our credentials were ever taken: then a refusal that does not name them is about something else.
+    have_worked: AtomicBool,
 }
 
 /// A token as it was issued.
@@ -79,6 +84,9 @@ enum Refusal {
     /// Our credentials are not taken, in this form.
     #[error("{0}")]
     Credentials(CallError),
+    /// Something is not taken, which may be our credentials.
+    #[error("{0}")]
+    Anything(CallError),
     /// Anything else.
     #[error("{0}")]
     Other(CallError),
@@ -103,6 +111,7 @@ impl TokenEndpoint {
             clock,
             raw: raw_credentials(id, secret),
             is_raw_first: AtomicBool::new(false),
+            have_worked: AtomicBool::new(false),
         })
     }
 
@@ -111,25 +120,34 @@ impl TokenEndpoint {
         if self.is_raw_first.load(Ordering::Relaxed) { CredentialForm::Raw } else { CredentialForm::Encoded }
     }
 
-    /// Asks for a token: once, or once in each form if the credentials are refused in the first.
+    /// Asks for a token: once, or once in each form if the credentials are refused in the first, or may be.
     pub(super) async fn ask(&self) -> Result<Issued, CallError> {
-        match self.ask_with(self.form()).await {
+        let may_be_form = self.raw.is_some();
+        let has_worked = self.have_worked.load(Ordering::Relaxed);
+        let first = match self.ask_with(self.form()).await {
             Ok(issued) => return Ok(issued),
-            Err(Refusal::Credentials(_)) if self.raw.is_some() => {}
-            Err(Refusal::Credentials(error) | Refusal::Other(error)) => return Err(error),
-        }
+            Err(Refusal::Credentials(_)) if may_be_form => None,
+            Err(Refusal::Anything(error)) if may_be_form && !has_worked => Some(error),
+            Err(Refusal::Credentials(error) | Refusal::Anything(error) | Refusal::Other(error)) => return Err(error),
+        };
         let other = match self.form() {
             CredentialForm::Encoded => CredentialForm::Raw,
             CredentialForm::Raw => CredentialForm::Encoded,
         };
         // Whatever comes of it, the first form is not the one to go on with: a slow endpoint gets to the second, too.
         self.is_raw_first.store(other == CredentialForm::Raw, Ordering::Relaxed);
-        self.ask_with(other).await.map_err(|refusal| match refusal {
-            Refusal::Credentials(error) => {
-                self.is_raw_first.store(false, Ordering::Relaxed);
-                error
+        self.ask_with(other).await.map_err(|refusal| {
+            let (error, got_further) = match refusal {
+                Refusal::Credentials(error) => (error, false),
+                Refusal::Anything(error) => (error, first.is_none()),
+                Refusal::Other(error) => return error,
+            };
+            if got_further {
+                return error;
             }
-            Refusal::Other(error) => error,
+            self.is_raw_first.store(false, Ordering::Relaxed);
+            // What may have been anything was not the form.
+            first.unwrap_or(error)
         })
     }
 
@@ -144,7 +162,9 @@ impl TokenEndpoint {
                 Refusal::Other(CallError::token("the token endpoint's answer cannot be read".to_owned(), None))
             }
         })?;
-        issued(&answer).map_err(|reason| Refusal::Other(CallError::token(reason.to_owned(), None)))
+        let issued = issued(&answer).map_err(|reason| Refusal::Other(CallError::token(reason.to_owned(), None)))?;
+        self.have_worked.store(true, Ordering::Relaxed);
+        Ok(issued)
     }
 
     /// An error code, unless it is none: a server may well repeat there what it was sent.
@@ -204,37 +224,68 @@ impl Way<'_> {
     /// The answer as RFC 6749 has it, if that is what it means.
     fn read(&self, answer: &HttpResponse) -> Result<HttpResponse, Refusal> {
         let status = answer.status();
-        let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body()).trim_ascii();
-        let fields = serde_json::from_slice::<Map<String, Value>>(body).ok();
+        let fields = fields_of(answer);
         let error = fields.as_ref().and_then(|fields| fields.get("error")).and_then(Value::as_str);
         let has_token = fields.as_ref().is_some_and(|fields| fields.contains_key("access_token"));
-        let asked = retry_after(answer.headers(), self.endpoint.clock.now());
-        // Only these carry an OAuth 2.0 error (RFC 6749 §5.2), and those who answer 200 to everything.
-        let may_be_a_refusal = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED);
-        if let Some(code) = error
-            && (may_be_a_refusal || status.is_success() && !has_token)
-        {
-            let reason = format!("the token endpoint refused our client: {}", self.endpoint.shown(code));
-            let error = CallError::token(reason, asked);
-            let is_about_credentials = status == StatusCode::UNAUTHORIZED || code == "invalid_client";
-            return Err(if is_about_credentials { Refusal::Credentials(error) } else { Refusal::Other(error) });
+        let names_client = fields.as_ref().is_some_and(|fields| fields.values().any(names_invalid_client));
+        let is_refusal = !has_token && (error.is_some() || names_client);
+        if let Some(fields) = fields.as_ref().filter(|_| status.is_success() && !is_refusal) {
+            let body = serde_json::to_vec(fields).map_err(|error| {
+                Refusal::Other(CallError::token(format!("the token endpoint's answer cannot be read: {error}"), None))
+            })?;
+            return Ok(as_json(body));
         }
-        if status.is_success() {
-            if fields.is_some() {
-                return Ok(as_json(body.to_vec()));
-            }
-            let what = media_type(answer);
-            let reason = if body.is_empty() {
-                format!("the token endpoint answered {status} without a body; see whether token_url is right")
-            } else {
-                format!(
-                    "the token endpoint answered {status} with {what}, which is no token; see whether token_url is right"
-                )
-            };
-            return Err(Refusal::Other(CallError::token(reason, None)));
-        }
-        let error = CallError::token(format!("the token endpoint answered {status}"), asked);
-        Err(if status == StatusCode::UNAUTHORIZED { Refusal::Credentials(error) } else { Refusal::Other(error) })
+        let code = if names_client { Some(INVALID_CLIENT) } else { error };
+        // Only these carry an OAuth 2.0 error (RFC 6749 §5.2), those who answer 200 to everything, and whatever names it.
+        let may_be_code = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) || status.is_success();
+        let reason = match code.filter(|_| may_be_code || names_client) {
+            Some(code) => format!("the token endpoint refused our client: {}", self.endpoint.shown(code)),
+            None if status.is_success() => return Err(Refusal::Other(CallError::token(no_token(answer), None))),
+            None => format!("the token endpoint answered {status}"),
+        };
+        let error = CallError::token(reason, retry_after(answer.headers(), self.endpoint.clock.now()));
+        let is_about_credentials = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || names_client;
+        Err(if is_about_credentials {
+            Refusal::Credentials(error)
+        } else if may_be_code {
+            Refusal::Anything(error)
+        } else {
+            Refusal::Other(error)
+        })
+    }
+}
+
+/// The fields of an answer: of a JSON object, read as leniently as an event, or of a form, as some endpoints answer.
+fn fields_of(answer: &HttpResponse) -> Option<Map<String, Value>> {
+    let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    event::object(answer.body(), content_type).or_else(|| {
+        let pairs: Vec<_> = form_urlencoded::parse(answer.body().trim_ascii()).collect();
+        let is_name =
+            |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let is_form = pairs.iter().all(|(name, _)| is_name(name))
+            && pairs.iter().any(|(name, _)| matches!(&**name, "access_token" | "error"));
+        is_form.then(|| pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned().into())).collect())
+    })
+}
+
+/// Whether the error code for credentials that are not taken stands anywhere in `value`: endpoints differ in where.
+fn names_invalid_client(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.trim().eq_ignore_ascii_case(INVALID_CLIENT),
+        Value::Array(items) => items.iter().any(names_invalid_client),
+        Value::Object(fields) => fields.values().any(names_invalid_client),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// What a success is that brings no token.
+fn no_token(answer: &HttpResponse) -> String {
+    let status = answer.status();
+    if answer.body().trim_ascii().is_empty() {
+        format!("the token endpoint answered {status} without a body; see whether token_url is right")
+    } else {
+        let what = media_type(answer);
+        format!("the token endpoint answered {status} with {what}, which is no token; see whether token_url is right")
     }
 }
 

@@ -491,6 +491,19 @@ pub(super) async fn a_body_that_nobody_could_read_is_kept_with_its_charset(store
     assert_eq!(store.body(id("1")).await, Ok(unreadable(b"{}", None)));
 }
 
+pub(super) async fn a_body_without_a_byte_is_a_body(store: &dyn EventStore) {
+    store.record(&notification("1"), at(0)).await.expect("recorded");
+    let held = claim(store, at(0)).await.expect("one event");
+    let Settlement::Retry { wait, failure, .. } = retry(1, "nothing came") else { unreachable!("it is one") };
+    let nothing = Body { bytes: Vec::new(), charset: None };
+    let unreadable = Settlement::Retry { wait, failure, unreadable: Some(nothing.clone()) };
+    assert_eq!(store.body(id("1")).await, Ok(None), "none has come yet");
+    store.settle(held, unreadable, at(0)).await.expect("settled");
+    assert_eq!(store.body(id("1")).await, Ok(Some(nothing)));
+    let exported = store.export(0, 1).await.expect("exported");
+    assert_eq!(exported.events[0].body.as_deref(), Some(&[][..]));
+}
+
 pub(super) async fn a_result_that_does_not_fit_is_refused_and_changes_nothing(store: &dyn EventStore) {
     for token in ["order", "notice", "ping"] {
         store.record(&notification(token), at(0)).await.expect("recorded");
@@ -775,6 +788,7 @@ macro_rules! conformance {
             a_result_left_to_an_answer_is_reported_later_if_it_was_given_and_at_once_if_not
             an_event_whose_result_was_handed_over_holds_up_no_later_one_of_its_account
             a_body_that_nobody_could_read_is_kept_with_its_charset
+            a_body_without_a_byte_is_a_body
             a_result_that_does_not_fit_is_refused_and_changes_nothing
             a_hastened_event_is_due_at_once_and_a_held_one_stays_where_it_is
             an_account_is_as_the_latest_event_that_succeeded_has_left_it

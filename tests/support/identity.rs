@@ -28,6 +28,10 @@ pub struct Books {
     pub keys: Vec<Value>,
     /// What introspection says of tokens; of any other, that it is not active.
     pub tokens: HashMap<String, Value>,
+    /// What introspection says of tokens, to the byte, and as what.
+    pub raw_tokens: HashMap<String, (&'static str, Vec<u8>)>,
+    /// Keys are not given out.
+    pub withholds_keys: bool,
     /// Everything is answered so.
     pub out_of_service: Option<u16>,
     /// Everything is answered with a redirect to there.
@@ -47,8 +51,8 @@ pub struct Books {
     pub hanging: usize,
     /// Told when those that hang are to look again.
     pub looked_at: tokio::sync::watch::Sender<()>,
-    /// The only credentials that introspection may be asked with.
-    pub wants: Option<String>,
+    /// The only credentials that introspection may be asked with, and what others are answered.
+    pub wants: Option<(String, u16)>,
     /// Credentials that introspection was asked with.
     pub authorization: Vec<String>,
 }
@@ -107,8 +111,19 @@ fn out_of_service(books: &Books) -> Option<HttpResponse> {
 }
 
 async fn keys(books: web::Data<Mutex<Books>>) -> HttpResponse {
-    let mut books = books.lock().expect("unpoisoned");
-    books.keys_fetched += 1;
+    let mut looked_at = {
+        let mut books = books.lock().expect("unpoisoned");
+        books.keys_fetched += 1;
+        books.looked_at.subscribe()
+    };
+    let is_left_hanging = || books.lock().expect("unpoisoned").withholds_keys;
+    if is_left_hanging() {
+        let _hanging = Hanging::new(&books);
+        while is_left_hanging() {
+            looked_at.changed().await.expect("the provider lives");
+        }
+    }
+    let books = books.lock().expect("unpoisoned");
     out_of_service(&books).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "keys": books.keys })))
 }
 
@@ -142,8 +157,13 @@ async fn introspect(
     let mut books = books.lock().expect("unpoisoned");
     let authorization = request.headers().get("authorization").and_then(|header| header.to_str().ok());
     books.authorization.extend(authorization.map(str::to_owned));
-    if books.wants.is_some() && books.wants.as_deref() != authorization {
-        return HttpResponse::Unauthorized().finish();
+    if let Some((wanted, status)) = &books.wants
+        && Some(wanted.as_str()) != authorization
+    {
+        return HttpResponse::build(actix_web::http::StatusCode::from_u16(*status).expect("a status")).finish();
+    }
+    if let Some((content_type, body)) = books.raw_tokens.get(&form["token"]) {
+        return HttpResponse::Ok().content_type(*content_type).body(body.clone());
     }
     out_of_service(&books).unwrap_or_else(|| {
         HttpResponse::Ok().json(books.tokens.get(&form["token"]).unwrap_or(&json!({"active": false})))

@@ -200,10 +200,10 @@ impl SledStore {
     }
 
     /// The body of an event, once one came. What lies under its keys before that is not its own: a crash may have
-    /// left it there.
+    /// left it there. One without a byte has no pieces; one that was understood has some, unless they are lost.
     fn body_of(&self, sequence: Sequence, record: &EventRecord) -> Result<Option<Vec<u8>>, StoreError> {
         let mut chunks = self.tree.scan_prefix(key(BODY, sequence)).values().peekable();
-        if !record.has_body || chunks.peek().is_none() {
+        if !record.has_body || (record.kind.is_some() && chunks.peek().is_none()) {
             return Ok(None);
         }
         let mut body = Vec::new();
