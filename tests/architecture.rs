@@ -3,21 +3,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every source file below `src`, as its path from there and its text without tests.
-fn sources() -> Vec<(String, String)> {
-    fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).expect("a directory") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                collect(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `directory` whose name ends in one of `extensions`.
+fn files(directory: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.append(&mut files(&path, extensions));
+        } else if path.extension().is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted)) {
+            found.push(path);
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    collect(&root, &mut paths);
+    found
+}
+
+/// Every source file below `src`, as its path from there and its text without tests.
+fn sources() -> Vec<(String, String)> {
+    let root = repository().join("src");
+    let paths = files(&root, &["rs"]);
     assert!(paths.len() > 30, "the sources were found");
     paths
         .into_iter()
@@ -25,6 +32,27 @@ fn sources() -> Vec<(String, String)> {
             let text = fs::read_to_string(&path).expect("readable");
             let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
             (path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned(), text)
+        })
+        .collect()
+}
+
+/// What is written for people or programs to read in this repository, as path and text.
+fn texts() -> Vec<(PathBuf, String)> {
+    let extensions = ["rs", "md", "toml", "sql", "graphql"];
+    let mut paths: Vec<PathBuf> = fs::read_dir(repository())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file() && path.extension().is_some_and(|found| extensions.iter().any(|e| found == *e)))
+        .collect();
+    for directory in ["src", "tests", "benches", "examples", "config", "docs", "fuzz/src", "fuzz/fuzz_targets"] {
+        paths.append(&mut files(&repository().join(directory), &extensions));
+    }
+    paths
+        .into_iter()
+        .filter(|path| path.file_name().is_some_and(|name| name != "Cargo.lock"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("readable");
+            (path, text)
         })
         .collect()
 }
@@ -98,6 +126,73 @@ fn each_library_stays_in_its_room() {
             assert!(!is_used || rooms.contains(&room(&path)), "src/{path} uses {library}");
         }
     }
+}
+
+/// The guarantees that `text` cites, such as `G5`.
+fn cited_guarantees(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words
+        .filter(|word| {
+            word.strip_prefix('G').is_some_and(|number| {
+                !number.is_empty() && number.len() <= 2 && number.chars().all(|digit| digit.is_ascii_digit())
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn every_guarantee_that_is_cited_is_defined_and_names_tests_that_hold_it() {
+    let guarantees = fs::read_to_string(repository().join("docs/guarantees.md")).expect("readable");
+    let sections: Vec<&str> = guarantees.split("\n## ").skip(1).collect();
+    let defined: Vec<&str> = sections.iter().filter_map(|section| section.split(':').next()).collect();
+    for (path, text) in texts() {
+        for cited in cited_guarantees(&text) {
+            assert!(
+                defined.contains(&cited),
+                "{} cites {cited}, which docs/guarantees.md does not define",
+                path.display()
+            );
+        }
+    }
+    for section in &sections {
+        assert!(section.contains("\nTests:\n- `"), "no test holds {}", section.lines().next().unwrap_or_default());
+    }
+}
+
+#[test]
+fn every_test_that_a_guarantee_names_exists() {
+    let guarantees = fs::read_to_string(repository().join("docs/guarantees.md")).expect("readable");
+    let named: Vec<(&str, &str)> =
+        guarantees.split('`').filter(|span| span.contains('/')).filter_map(|span| span.split_once("::")).collect();
+    assert!(named.len() > 50, "the tests are named as file::name");
+    let texts = texts();
+    for (place, name) in named {
+        let place = repository().join(place);
+        let declaration = format!("fn {name}(");
+        let is_there = texts.iter().any(|(path, text)| {
+            let lies_there = *path == place || path.starts_with(&place) || *path == place.with_extension("rs");
+            lies_there && text.contains(&declaration)
+        });
+        assert!(is_there, "docs/guarantees.md names {name}, which is not in {}", place.display());
+    }
+}
+
+#[test]
+fn every_link_between_documents_leads_to_a_file() {
+    for (path, text) in texts().iter().filter(|(path, _)| path.extension().is_some_and(|extension| extension == "md")) {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let leads_out = link.is_empty() || link.contains("://");
+            let target = path.parent().expect("a directory").join(link);
+            assert!(leads_out || target.exists(), "{} links to {link}, which is not there", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_map_stays_short() {
+    let map = fs::read_to_string(repository().join("ARCHITECTURE.md")).expect("readable");
+    let length = map.lines().count();
+    assert!(length <= 120, "ARCHITECTURE.md has {length} lines: what is not on the way of an event belongs in docs/");
 }
 
 #[test]
