@@ -6,15 +6,19 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lru::LruCache;
+
+use super::at_most;
 use crate::clock::{Clock, Moment};
 
 /// How long it is remembered that a network showed something good.
 const PROVEN_FOR: Duration = Duration::from_hours(24);
 /// Networks that this is remembered of.
-const TRACKED: usize = 4096;
+const TRACKED: NonZeroUsize = at_most(4096);
 
 /// How many places there are, and for whom.
 #[derive(Debug, Clone, Copy)]
@@ -49,12 +53,11 @@ pub(super) struct Admission {
     taken: Mutex<Taken>,
 }
 
-#[derive(Default)]
 struct Taken {
     total: usize,
     strangers: usize,
     of_network: HashMap<IpAddr, usize>,
-    proven: HashMap<IpAddr, Moment>,
+    proven: LruCache<IpAddr, Moment>,
 }
 
 /// One place, given back when it is dropped.
@@ -66,7 +69,8 @@ pub(super) struct Place {
 
 impl Admission {
     pub(super) fn new(bounds: Bounds, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { bounds, clock, taken: Mutex::default() })
+        let taken = Taken { total: 0, strangers: 0, of_network: HashMap::new(), proven: LruCache::new(TRACKED) };
+        Arc::new(Self { bounds, clock, taken: Mutex::new(taken) })
     }
 
     /// A place for a caller from `address`, if there is one for the likes of it.
@@ -103,16 +107,7 @@ impl Admission {
     /// Notes that `address` showed something good.
     pub(super) fn proved(&self, address: IpAddr) {
         let (network, now) = (network_of(address), self.clock.monotonic());
-        let mut taken = self.taken();
-        if taken.proven.len() >= TRACKED && !taken.proven.contains_key(&network) {
-            taken.proven.retain(|_, proven| now.since(*proven) < PROVEN_FOR);
-            if taken.proven.len() >= TRACKED
-                && let Some(oldest) = taken.proven.iter().min_by_key(|(_, proven)| **proven).map(|(at, _)| *at)
-            {
-                taken.proven.remove(&oldest);
-            }
-        }
-        taken.proven.insert(network, now);
+        self.taken().proven.put(network, now);
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -122,7 +117,7 @@ impl Admission {
 
 impl Taken {
     fn is_proven(&self, network: IpAddr, now: Moment) -> bool {
-        self.proven.get(&network).is_some_and(|proven| now.since(*proven) < PROVEN_FOR)
+        self.proven.peek(&network).is_some_and(|proven| now.since(*proven) < PROVEN_FOR)
     }
 }
 
@@ -192,9 +187,9 @@ mod tests {
         assert_eq!(standing(0), Some(Standing::Proven));
         clock.advance(PROVEN_FOR);
         assert_eq!(standing(0), Some(Standing::Stranger));
-        for network in 0..u16::try_from(TRACKED).expect("small") + 10 {
+        for network in 0..u16::try_from(TRACKED.get()).expect("small") + 10 {
             admission.proved(v6(network, 1));
         }
-        assert_eq!(admission.taken().proven.len(), TRACKED);
+        assert_eq!(admission.taken().proven.len(), TRACKED.get());
     }
 }

@@ -9,13 +9,16 @@
 //! A name that a client has and one that nobody has are counted by the same counters, and a wrong secret is answered
 //! the same whichever it was given for: whoever counts answers learns nothing of which names there are.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lru::LruCache;
+
 use super::admission::network_of;
+use super::at_most;
 use crate::clock::{Clock, Moment};
 
 /// Failures of an address that cost nothing yet.
@@ -32,10 +35,8 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 /// How long a proof is remembered.
 const PROVEN_FOR: Duration = Duration::from_hours(24);
-/// Addresses that are remembered, of failures and of proofs.
-const TRACKED: usize = 16_384;
-/// How many are forgotten at once when there are too many: looking for them all costs as much as looking for one.
-const FORGOTTEN_AT_ONCE: usize = TRACKED / 8;
+/// Addresses that are remembered, of failures and of proofs. Those that have been quiet longest make room.
+const TRACKED: NonZeroUsize = at_most(16_384);
 /// Counters of names. Names share them, since there is no end to names; that makes a stranger wait sooner, now and
 /// then, and nobody else.
 const NAME_COUNTERS: usize = 8192;
@@ -48,9 +49,9 @@ pub(super) struct Guard {
 }
 
 struct Books {
-    failures: HashMap<IpAddr, Failures>,
+    failures: LruCache<IpAddr, Failures>,
     names: Vec<Failures>,
-    proven: HashMap<(IpAddr, Vec<u8>), Moment>,
+    proven: LruCache<(IpAddr, Vec<u8>), Moment>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -89,8 +90,8 @@ impl Failures {
 impl Guard {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let names = vec![Failures::default(); NAME_COUNTERS];
-        let books = Mutex::new(Books { failures: HashMap::new(), names, proven: HashMap::new() });
-        Self { clock, names: RandomState::new(), books }
+        let books = Books { failures: LruCache::new(TRACKED), names, proven: LruCache::new(TRACKED) };
+        Self { clock, names: RandomState::new(), books: Mutex::new(books) }
     }
 
     /// Whether `proof`, the client that `address` proved to be and what comes of it, counts now. Without a proof, what
@@ -101,7 +102,7 @@ impl Guard {
     pub(super) fn judge<T>(&self, address: IpAddr, name: &[u8], proof: Option<(&str, T)>) -> Result<T, Refused> {
         let (address, now) = (network_of(address), self.clock.monotonic());
         let mut books = self.books();
-        let wait = books.failures.get(&address).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now));
+        let wait = books.failures.peek(&address).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now));
         match proof {
             Some((client, found)) if wait.is_zero() || books.is_proven(address, client, now) => {
                 books.note_proof(address, client, now);
@@ -124,17 +125,12 @@ impl Guard {
 
 impl Books {
     fn is_proven(&self, address: IpAddr, client: &str, now: Moment) -> bool {
-        let proof = self.proven.get(&(address, client.as_bytes().to_vec()));
+        let proof = self.proven.peek(&(address, client.as_bytes().to_vec()));
         proof.is_some_and(|proven| now.since(*proven) < PROVEN_FOR)
     }
 
     fn note_proof(&mut self, address: IpAddr, client: &str, now: Moment) {
-        if self.proven.len() >= TRACKED {
-            self.proven.retain(|_, proven| now.since(*proven) < PROVEN_FOR);
-        }
-        if self.proven.len() < TRACKED {
-            self.proven.insert((address, client.as_bytes().to_vec()), now);
-        }
+        self.proven.put((address, client.as_bytes().to_vec()), now);
     }
 
     fn note_failure(&mut self, address: IpAddr, counter: usize, now: Moment) {
@@ -142,30 +138,12 @@ impl Books {
             of_name.count_one(now);
             of_name.count > UNDER_ATTACK
         });
-        if !self.failures.contains_key(&address) {
-            self.make_room(now);
-        }
-        let failures = self.failures.entry(address).or_default();
+        let failures = self.failures.get_or_insert_mut(address, Failures::default);
         failures.count_one(now);
         let (free, first) = if is_under_attack { (1, FIRST_WAIT_UNDER_ATTACK) } else { (FREE, FIRST_WAIT) };
         if let Some(beyond) = failures.count.checked_sub(free) {
             let wait = first.saturating_mul(2_u32.saturating_pow(beyond)).min(LONGEST_WAIT);
             failures.blocked_until = now.plus(wait);
-        }
-    }
-
-    /// Forgets what may be forgotten, and if that is nothing, the addresses that have been quiet longest.
-    fn make_room(&mut self, now: Moment) {
-        if self.failures.len() < TRACKED {
-            return;
-        }
-        self.failures.retain(|_, failures| !failures.is_forgotten(now));
-        if self.failures.len() >= TRACKED {
-            let mut quietest: Vec<_> = self.failures.iter().map(|(at, failures)| (failures.latest, *at)).collect();
-            quietest.select_nth_unstable(FORGOTTEN_AT_ONCE);
-            for (_, address) in &quietest[..FORGOTTEN_AT_ONCE] {
-                self.failures.remove(address);
-            }
         }
     }
 }
@@ -199,7 +177,7 @@ mod tests {
     /// How long `from` waits now; whoever waits is not counted again.
     fn wait(guard: &Guard, from: IpAddr) -> Duration {
         let now = guard.clock.monotonic();
-        guard.books().failures.get(&from).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now))
+        guard.books().failures.peek(&from).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now))
     }
 
     #[test]
@@ -276,16 +254,17 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let (guard, clock) = guard();
-        for number in 0..u32::try_from(TRACKED).expect("small") + 100 {
+        let most = u32::try_from(TRACKED.get()).expect("small");
+        for number in 0..most + 100 {
             clock.advance(Duration::from_millis(1));
             guess(&guard, address(number), &number.to_string());
             let _ = prove(&guard, address(number));
         }
         let books = guard.books();
-        assert!(books.failures.len() <= TRACKED && books.failures.len() >= TRACKED - FORGOTTEN_AT_ONCE);
-        assert!(books.failures.contains_key(&address(u32::try_from(TRACKED).expect("small"))));
-        assert!(!books.failures.contains_key(&address(0)), "the quietest were forgotten");
-        assert_eq!((books.proven.len(), books.names.len()), (TRACKED, NAME_COUNTERS));
+        assert!(books.failures.contains(&address(most)));
+        assert!(!books.failures.contains(&address(0)), "the quietest were forgotten");
+        assert_eq!([books.failures.len(), books.proven.len()], [TRACKED.get(); 2]);
+        assert_eq!(books.names.len(), NAME_COUNTERS);
     }
 
     /// What an observer sees who guesses at `name` in every way there is: answers, waits and free tries, from a new

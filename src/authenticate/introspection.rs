@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,11 +15,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use lru::LruCache;
 use serde_json::{Number, Value};
 use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::admission::{Admission, Bounds, Place, Standing};
+use super::at_most;
 
 use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Moment, Timestamp};
@@ -39,9 +42,9 @@ const BAD_FOR: Duration = Duration::from_secs(5);
 /// How long one that was good has a place of its own to be asked about.
 const KNOWN_FOR: Duration = Duration::from_hours(24);
 /// Good tokens that are remembered. A marketplace uses one at a time.
-const REMEMBERED_GOOD: usize = 256;
+const REMEMBERED_GOOD: NonZeroUsize = at_most(256);
 /// Bad ones.
-const REMEMBERED_BAD: usize = 1024;
+const REMEMBERED_BAD: NonZeroUsize = at_most(1024);
 /// How long a caller waits: a marketplace waits 5 s for its answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long an answer is waited for, whoever still wants it.
@@ -74,10 +77,9 @@ pub(super) struct Introspector {
 }
 
 /// What is known of tokens, by their digests: so much and no more, however long they are.
-#[derive(Default)]
 struct Memory {
-    good: HashMap<Fingerprint, Good>,
-    bad: HashMap<Fingerprint, (AuthenticationError, Moment)>,
+    good: LruCache<Fingerprint, Good>,
+    bad: LruCache<Fingerprint, (AuthenticationError, Moment)>,
     /// Those that are being asked about, so that any number of callers with one token ask once.
     asked_about: HashMap<Fingerprint, Arc<watch::Sender<Option<Verdict>>>>,
 }
@@ -160,7 +162,11 @@ impl Introspector {
             egress: Egress::new(egress, vec![url.base().clone()], MAX_ANSWER_BYTES)?,
             url,
             log: LogLimiter::new(Arc::clone(&clock)),
-            memory: Mutex::default(),
+            memory: Mutex::new(Memory {
+                good: LruCache::new(REMEMBERED_GOOD),
+                bad: LruCache::new(REMEMBERED_BAD),
+                asked_about: HashMap::new(),
+            }),
             admission: Admission::new(PLACES, Arc::clone(&clock)),
             questions: QUESTIONS.map(Semaphore::new),
             clock,
@@ -271,14 +277,13 @@ impl Introspector {
         match ends {
             Ok(ends) => {
                 let caller = Caller { integration: self.integration };
-                memory.bad.remove(&fingerprint);
-                memory
-                    .keep_good(fingerprint, Good { caller, asked, ends, refreshed_from: asked.plus(REFRESHED_AFTER) });
+                memory.bad.pop(&fingerprint);
+                memory.good.put(fingerprint, Good { caller, asked, ends, refreshed_from: asked.plus(REFRESHED_AFTER) });
                 Ok(caller)
             }
             Err(error) => {
-                memory.good.remove(&fingerprint);
-                memory.keep_bad(fingerprint, error, now.monotonic);
+                memory.good.pop(&fingerprint);
+                memory.bad.put(fingerprint, (error, now.monotonic.plus(BAD_FOR)));
                 Err(error)
             }
         }
@@ -333,29 +338,6 @@ impl Introspector {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Memory {
-    /// Remembers a good token, and if there are too many, forgets the one that was asked about longest ago.
-    fn keep_good(&mut self, fingerprint: Fingerprint, good: Good) {
-        if self.good.len() >= REMEMBERED_GOOD
-            && !self.good.contains_key(&fingerprint)
-            && let Some(oldest) = self.good.iter().min_by_key(|(_, good)| good.asked).map(|(at, _)| *at)
-        {
-            self.good.remove(&oldest);
-        }
-        self.good.insert(fingerprint, good);
-    }
-
-    fn keep_bad(&mut self, fingerprint: Fingerprint, error: AuthenticationError, now: Moment) {
-        if self.bad.len() >= REMEMBERED_BAD {
-            self.bad.retain(|_, (_, until)| *until > now);
-            if self.bad.len() >= REMEMBERED_BAD {
-                self.bad.clear();
-            }
-        }
-        self.bad.insert(fingerprint, (error, now.plus(BAD_FOR)));
     }
 }
 

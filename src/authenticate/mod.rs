@@ -28,6 +28,7 @@ mod vault;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +158,14 @@ pub enum SetUpError {
     /// The way to an identity provider.
     #[error(transparent)]
     Egress(#[from] EgressError),
+}
+
+/// A bound on what is remembered.
+const fn at_most(most: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(most) {
+        Some(most) => most,
+        None => NonZeroUsize::MIN,
+    }
 }
 
 /// Everything that decides who is calling.

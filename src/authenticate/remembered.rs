@@ -1,21 +1,24 @@
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
+
+use super::at_most;
 use crate::clock::Timestamp;
 
 /// Tokens that are remembered. A marketplace uses one at a time.
-const REMEMBERED: usize = 256;
+const REMEMBERED: NonZeroUsize = at_most(256);
 
 /// What was found out about tokens, so that each is looked into once and not at every notification.
 ///
-/// Bounded: when it is full it starts anew, which costs a second look and nothing else.
+/// Bounded: the token that has not been shown for longest makes room, which costs it a second look and nothing else.
 pub(super) struct Remembered<T> {
     notes: Mutex<Notes<T>>,
 }
 
 struct Notes<T> {
     generation: Generation,
-    tokens: HashMap<String, (T, Timestamp)>,
+    tokens: LruCache<String, (T, Timestamp)>,
 }
 
 /// Between two times of forgetting everything.
@@ -24,7 +27,7 @@ pub(super) struct Generation(u64);
 
 impl<T: Copy> Remembered<T> {
     pub(super) fn new() -> Self {
-        Self { notes: Mutex::new(Notes { generation: Generation(0), tokens: HashMap::new() }) }
+        Self { notes: Mutex::new(Notes { generation: Generation(0), tokens: LruCache::new(REMEMBERED) }) }
     }
 
     /// The present generation: to be asked for before a token is looked into.
@@ -39,7 +42,7 @@ impl<T: Copy> Remembered<T> {
         if until > now {
             return Some(found);
         }
-        notes.tokens.remove(token);
+        notes.tokens.pop(token);
         None
     }
 
@@ -50,10 +53,7 @@ impl<T: Copy> Remembered<T> {
         if notes.generation != began {
             return;
         }
-        if notes.tokens.len() >= REMEMBERED {
-            notes.tokens.clear();
-        }
-        notes.tokens.insert(token.to_owned(), (found, until));
+        notes.tokens.put(token.to_owned(), (found, until));
     }
 
     pub(super) fn forget_all(&self) {
