@@ -12,7 +12,7 @@ use doorbell::handler::{Accept, NewAccount, SubscriptionCancel, SubscriptionOrde
 use doorbell::store::EventStore;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::sled::SledStore;
-use doorbell::{EventHandler, HandlerResult, Outcome, async_trait, retry};
+use doorbell::{EventHandler, Handler, HandlerResult, Outcome, async_trait, retry};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -74,7 +74,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(delivery: &str, handler: impl EventHandler) -> Self {
+    async fn start(delivery: &str, handler: impl Handler) -> Self {
         let marketplace = Marketplace::start().await;
         let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
         let store = Arc::new(MemoryStore::new());
@@ -131,7 +131,7 @@ async fn start(
     marketplace: &Marketplace,
     delivery: &str,
     store: Arc<dyn EventStore>,
-    handler: impl EventHandler,
+    handler: impl Handler,
     clock: &Arc<ManualClock>,
 ) -> Receiver {
     let configuration = configuration(&marketplace.base_url, "memory:").replace("retry = [\"10ms\"]", delivery);
@@ -690,4 +690,38 @@ async fn a_handler_that_asks_for_a_wait_is_not_run_before_it_is_over() {
     let before = scene.clock.monotonic();
     scene.until_state_in_time("done").await;
     assert!(scene.clock.monotonic().since(before) >= Duration::from_mins(30));
+}
+
+/// Product logic that treats all events alike, and gives this verdict of each.
+struct Always(doorbell::Verdict);
+
+#[async_trait]
+impl Handler for Always {
+    async fn run(
+        &self,
+        _: &doorbell::handler::Context,
+        _: &doorbell::event::Event,
+    ) -> Result<doorbell::Verdict, doorbell::HandlerError> {
+        Ok(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_asks_for_a_result_and_gets_none_is_dead_by_name_and_not_done_in_silence() {
+    let scene = Scene::start("", Always(doorbell::Verdict::NoResult)).await;
+    scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
+    let event = scene.until("it is dead", |event| event["state"] == "dead").await;
+    assert_eq!(event["lastError"], "the handler made no valid result: the event asks for one, and there is none");
+}
+
+#[tokio::test]
+async fn whatever_a_handler_makes_of_a_notice_nobody_is_told() {
+    let result = doorbell::event::EventResult::success("noted");
+    for verdict in [doorbell::Verdict::Result(result), doorbell::Verdict::Deferred, doorbell::Verdict::NoResult] {
+        let scene = Scene::start("", Always(verdict)).await;
+        let notice = json!({"type": "SUBSCRIPTION_NOTICE", "payload": {"account": {"accountIdentifier": "a"}}});
+        scene.receiver.notify("/notify", &scene.marketplace.event("1", &notice)).await;
+        scene.until("it is done", |event| event["state"] == "done").await;
+        assert_eq!(scene.marketplace.seen("1").taken.len(), 0);
+    }
 }

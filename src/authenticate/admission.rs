@@ -20,6 +20,13 @@ const PROVEN_FOR: Duration = Duration::from_hours(24);
 /// Networks that this is remembered of.
 const TRACKED: NonZeroUsize = at_most(4096);
 
+/// How long a caller waits for keys: a marketplace waits 5 s for its answer.
+pub(super) const KEY_PATIENCE: Duration = Duration::from_secs(4);
+/// Callers that wait for keys at once; more are turned away. A burst that follows a start comes from one network, which
+/// is not known yet, so that has to fit; and all together leave most of the requests in flight to others.
+pub(super) const KEY_WAITERS: Bounds =
+    Bounds { total: 768, kept_for_known: 0, strangers: 384, of_stranger: 256, of_proven: 384 };
+
 /// How many places there are, and for whom.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {

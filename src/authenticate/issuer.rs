@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::admission::{Admission, KEY_PATIENCE, KEY_WAITERS};
 use super::credentials::NameAndPassword;
 use super::guard::{Guard, Refused};
 use super::keyring::{KeyInfo, Keyring, KeyringError, Keys};
@@ -34,10 +35,14 @@ pub struct Issuer {
     /// What each client's tokens are like, in the order of the clients.
     grants: Vec<Grant>,
     longest_lifetime: Duration,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
+    /// Who waits for the keys to be read again.
+    waiting: Arc<Admission>,
+    clock: Arc<dyn Clock>,
     validation: Validation,
     /// Tokens whose signature and claims were found good. Their end is looked at every time.
-    verified: Remembered<Result<Caller, AuthenticationError>>,
+    /// With the version of the keys they were verified by.
+    verified: Remembered<(Result<Caller, AuthenticationError>, u64)>,
 }
 
 struct Grant {
@@ -132,8 +137,18 @@ impl Issuer {
             }
         }
         let Some(longest_lifetime) = grants.iter().map(|grant| grant.lifetime).max() else { return Ok(None) };
-        let keyring = Keyring::open(vault, longest_lifetime, clock).await?;
-        Ok(Some(Self { identity, clients, grants, longest_lifetime, keyring, validation, verified: Remembered::new() }))
+        let keyring = Arc::new(Keyring::open(vault, longest_lifetime, Arc::clone(&clock)).await?);
+        Ok(Some(Self {
+            identity,
+            clients,
+            grants,
+            longest_lifetime,
+            keyring,
+            waiting: Admission::new(KEY_WAITERS, Arc::clone(&clock)),
+            clock,
+            validation,
+            verified: Remembered::new(),
+        }))
     }
 
     /// Who issues, as tokens say it.
@@ -202,30 +217,47 @@ impl Issuer {
 
     /// What was found out about `token` before.
     pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<Result<Caller, AuthenticationError>> {
-        self.verified.recall(token, now)
+        let (found, version) = self.verified.recall(token, now)?;
+        (version == self.keyring.current().version).then_some(found)
     }
 
-    /// The caller that shows `token`.
+    /// The caller that shows `token` from `address`.
     ///
     /// Refused if the token was not signed by us with the pinned algorithm for this address, has expired, or names a
     /// client that is configured no more.
-    pub(super) async fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, AuthenticationError> {
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Result<Caller, AuthenticationError> {
         let kid = decode_header(token).ok().and_then(|header| header.kid).ok_or(AuthenticationError::Invalid)?;
-        let (keys, is_any_revoked) = self.keyring.with(&kid).await.map_err(|error| {
-            tracing::warn!(%error, "a token names a signing key that is not known, and the keys cannot be read again");
-            AuthenticationError::Unavailable
-        })?;
-        if is_any_revoked {
-            self.verified.forget_all();
-        }
-        let began = self.verified.generation();
+        let keys = self.keys_with(&kid, address).await?;
         let (found, expires) = self.examine(token, &keys, &kid, now)?;
         let end = Timestamp::from_millis(expires.saturating_mul(1000));
         if end <= now {
             return Err(AuthenticationError::Expired);
         }
-        self.verified.keep(token, found, end, began);
+        self.verified.keep(token, (found, keys.version), end);
+        if found.is_ok() {
+            self.waiting.proved(address);
+        }
         found
+    }
+
+    /// The keys, read again if the one that `kid` names is not among them: another process may have made it.
+    async fn keys_with(&self, kid: &str, address: IpAddr) -> Result<Arc<Keys>, AuthenticationError> {
+        let began = self.keyring.readings();
+        let known = self.keyring.current();
+        if known.has(kid) {
+            return Ok(known);
+        }
+        let unavailable = AuthenticationError::Unavailable;
+        let _waiting = self.waiting.enter(address, false).ok_or(unavailable)?;
+        tokio::select! {
+            read = self.keyring.read_again(began) => read.map_err(|_| unavailable),
+            () = self.clock.sleep(KEY_PATIENCE) => Err(unavailable),
+        }
     }
 
     fn examine(
@@ -251,20 +283,13 @@ impl Issuer {
     /// Signs with a new key from now on; see [`Keyring::rotate`].
     pub(super) async fn rotate(&self, revoke: bool, now: Timestamp) -> Result<Vec<KeyInfo>, KeyringError> {
         self.keyring.rotate(self.longest_lifetime, revoke, now).await?;
-        if revoke {
-            self.verified.forget_all();
-        }
         Ok(self.keyring.infos())
     }
 
     /// Reads the signing keys again, which another process may have changed.
     pub(super) async fn reload(&self) {
-        match self.keyring.reload().await {
-            Ok(true) => self.verified.forget_all(),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the signing keys cannot be read again; those that are known stay good");
-            }
+        if let Err(error) = self.keyring.reload().await {
+            tracing::warn!(%error, "the signing keys cannot be read again; those that are known stay good");
         }
     }
 
@@ -302,7 +327,7 @@ fn identity(public_url: &BaseUrl) -> &str {
 mod tests {
     use std::collections::HashMap;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use base64::Engine;
@@ -326,12 +351,16 @@ mod tests {
     struct InMemory {
         secrets: Mutex<HashMap<String, SecretSlice<u8>>>,
         reads: AtomicUsize,
+        fails: AtomicBool,
     }
 
     #[async_trait]
     impl Vault for InMemory {
         async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, VaultError> {
             self.reads.fetch_add(1, Ordering::SeqCst);
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(VaultError("the disk is gone".into()));
+            }
             Ok(self.secrets.lock().expect("unpoisoned").entry(name.to_owned()).or_insert(fresh).clone())
         }
 
@@ -392,17 +421,59 @@ mod tests {
         .unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// A token in every respect but for the key, which has this name.
+    fn invented(issuer: &Issuer, kid: &str) -> String {
+        let claims: Claims = jsonwebtoken::dangerous::insecure_decode(token(issuer, NOW)).expect("claims").claims;
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(ALGORITHM) };
+        encode(&header, &claims, &EncodingKey::from_secret(&[8; 32])).expect("signs")
+    }
+
+    #[tokio::test]
+    async fn while_the_keys_cannot_be_read_nobody_is_told_that_a_token_is_wrong() {
+        let vault: Arc<InMemory> = Arc::default();
+        let issuer = Arc::new(open(&vault, &Config::defaults(), NOW).await);
+        let good = token(&issuer, NOW);
+        vault.fails.store(true, Ordering::SeqCst);
+        let mut callers = JoinSet::new();
+        for number in 0..20 {
+            let (issuer, token) = (Arc::clone(&issuer), invented(&issuer, &number.to_string()));
+            callers.spawn(async move { issuer.verify(&token, HERE, NOW).await });
+        }
+        for refused in callers.join_all().await {
+            assert_eq!(refused, Err(AuthenticationError::Unavailable));
+        }
+        assert!(issuer.verify(&good, HERE, NOW).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn strangers_who_wait_for_invented_keys_are_turned_away_beyond_their_share() {
+        let vault: Arc<InMemory> = Arc::default();
+        let issuer = Arc::new(open(&vault, &Config::defaults(), NOW).await);
+        // From now on a reading is waited for, and the clock stands still.
+        assert_eq!(issuer.verify(&invented(&issuer, "a"), HERE, NOW).await, Err(AuthenticationError::Invalid));
+        let mut crowd = JoinSet::new();
+        for number in 0..2 * KEY_WAITERS.of_stranger {
+            let (issuer, token) = (Arc::clone(&issuer), invented(&issuer, &number.to_string()));
+            let stranger = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
+            crowd.spawn(async move { issuer.verify(&token, stranger, NOW).await });
+        }
+        for _ in 0..KEY_WAITERS.of_stranger {
+            let refused = crowd.join_next().await.expect("one").expect("does not panic");
+            assert_eq!(refused, Err(AuthenticationError::Unavailable));
+        }
+    }
+
     #[tokio::test]
     async fn a_token_is_good_until_its_end_and_not_a_second_longer() {
         let issuer = issuer().await;
         let token = token(&issuer, NOW);
-        assert_eq!(issuer.verify(&token, NOW).await, Ok(Caller { integration: 0 }));
+        assert_eq!(issuer.verify(&token, HERE, NOW).await, Ok(Caller { integration: 0 }));
         let last = NOW.plus(Duration::from_secs(3599));
         assert_eq!(issuer.recall(&token, last), Some(Ok(Caller { integration: 0 })));
-        assert!(issuer.verify(&token, last).await.is_ok());
+        assert!(issuer.verify(&token, HERE, last).await.is_ok());
         let end = last.plus(Duration::from_secs(1));
         assert_eq!(issuer.recall(&token, end), None);
-        assert_eq!(issuer.verify(&token, end).await, Err(AuthenticationError::Expired));
+        assert_eq!(issuer.verify(&token, HERE, end).await, Err(AuthenticationError::Expired));
     }
 
     #[tokio::test]
@@ -453,7 +524,7 @@ mod tests {
         assert_eq!(ask(&narrow, "read write"), Err(TokenRefused::Scope("notifications read".to_owned())));
         let request = TokenRequest { scope: Some("read".to_owned()), ..TokenRequest::default() };
         let partial = issue(&narrow, &request, NOW).expect("issued").access_token;
-        assert_eq!(narrow.verify(&partial, NOW).await, Err(AuthenticationError::Scope));
+        assert_eq!(narrow.verify(&partial, HERE, NOW).await, Err(AuthenticationError::Scope));
         assert_eq!(narrow.recall(&partial, NOW), Some(Err(AuthenticationError::Scope)));
     }
 
@@ -483,12 +554,12 @@ mod tests {
         assert_ne!(decode_header(&old).expect("a header").kid, decode_header(&new).expect("a header").kid);
         let last = NOW.plus(Duration::from_secs(3599));
         for token in [&old, &new] {
-            assert!(issuer.verify(token, last).await.is_ok());
+            assert!(issuer.verify(token, HERE, last).await.is_ok());
         }
         // Another process on the same vault, with tokens that live shorter.
         let after = open(&vault, &config("token_lifetime = \"1m\""), last).await;
         for token in [&old, &new] {
-            assert!(after.verify(token, last).await.is_ok());
+            assert!(after.verify(token, HERE, last).await.is_ok());
         }
         let later = NOW.plus(Duration::from_hours(2));
         assert_eq!(issuer.rotate(false, later).await.expect("rotates").len(), 2, "the first is gone");
@@ -498,11 +569,11 @@ mod tests {
     async fn a_key_that_is_revoked_verifies_nothing_from_then_on() {
         let issuer = issuer().await;
         let old = token(&issuer, NOW);
-        assert!(issuer.verify(&old, NOW).await.is_ok());
+        assert!(issuer.verify(&old, HERE, NOW).await.is_ok());
         issuer.rotate(true, NOW).await.expect("rotates");
         assert_eq!(issuer.recall(&old, NOW), None);
-        assert_eq!(issuer.verify(&old, NOW).await, Err(AuthenticationError::Invalid));
-        assert!(issuer.verify(&token(&issuer, NOW), NOW).await.is_ok());
+        assert_eq!(issuer.verify(&old, HERE, NOW).await, Err(AuthenticationError::Invalid));
+        assert!(issuer.verify(&token(&issuer, NOW), HERE, NOW).await.is_ok());
     }
 
     #[tokio::test]
@@ -522,7 +593,7 @@ mod tests {
             tokio::join!(open(&vault, a, NOW), open(&vault, b, NOW), open(&vault, c, NOW), open(&vault, d, NOW));
         let token = token(&issuers.0, NOW);
         for issuer in [&issuers.1, &issuers.2, &issuers.3] {
-            assert!(issuer.verify(&token, NOW).await.is_ok());
+            assert!(issuer.verify(&token, HERE, NOW).await.is_ok());
         }
         let kept: Vec<_> = issuers.3.rotate(false, NOW).await.expect("rotates");
         let until = NOW.plus(Duration::from_hours(3)).plus(Duration::from_mins(1)).to_string();
@@ -535,12 +606,12 @@ mod tests {
         let one = open(&vault, &Config::defaults(), NOW).await;
         let other = open_by(Arc::clone(&clock), &vault, &Config::defaults()).await;
         let before = token(&other, NOW);
-        assert!(other.verify(&before, NOW).await.is_ok());
+        assert!(other.verify(&before, HERE, NOW).await.is_ok());
         one.rotate(true, NOW).await.expect("rotates");
-        assert!(other.verify(&token(&one, NOW), NOW).await.is_ok());
+        assert!(other.verify(&token(&one, NOW), HERE, NOW).await.is_ok());
         assert_eq!(other.recall(&before, NOW), None, "the key of this one was revoked");
         clock.advance(Duration::from_millis(250));
-        assert_eq!(other.verify(&before, NOW).await, Err(AuthenticationError::Invalid));
+        assert_eq!(other.verify(&before, HERE, NOW).await, Err(AuthenticationError::Invalid));
     }
 
     #[tokio::test]
@@ -548,11 +619,11 @@ mod tests {
         let vault = Arc::default();
         let (one, other) = (open(&vault, &Config::defaults(), NOW).await, open(&vault, &Config::defaults(), NOW).await);
         let token = token(&one, NOW);
-        assert!(other.verify(&token, NOW).await.is_ok());
+        assert!(other.verify(&token, HERE, NOW).await.is_ok());
         one.rotate(true, NOW).await.expect("rotates");
         other.reload().await;
         assert_eq!(other.recall(&token, NOW), None);
-        assert_eq!(other.verify(&token, NOW).await, Err(AuthenticationError::Invalid));
+        assert_eq!(other.verify(&token, HERE, NOW).await, Err(AuthenticationError::Invalid));
     }
 
     #[tokio::test]
@@ -561,27 +632,21 @@ mod tests {
         let clock = Arc::new(ManualClock::starting_at(NOW));
         let one = open(&vault, &Config::defaults(), NOW).await;
         let other = Arc::new(open_by(Arc::clone(&clock), &vault, &Config::defaults()).await);
-        let stranger = EncodingKey::from_secret(&[8; 32]);
-        let claims: Claims = jsonwebtoken::dangerous::insecure_decode(token(&one, NOW)).expect("claims").claims;
-        let invented = |number: usize| {
-            let header = Header { kid: Some(format!("invented-{number}")), ..Header::new(ALGORITHM) };
-            encode(&header, &claims, &stranger).expect("signs")
-        };
-        assert_eq!(other.verify(&invented(0), NOW).await, Err(AuthenticationError::Invalid));
+        assert_eq!(other.verify(&invented(&one, "a"), HERE, NOW).await, Err(AuthenticationError::Invalid));
         let before = vault.reads.load(Ordering::SeqCst);
         one.rotate(false, NOW).await.expect("rotates");
         let good = token(&one, NOW);
         let mut strangers = JoinSet::new();
-        for token in (1..20).map(invented) {
+        for token in (1..20).map(|number| invented(&one, &number.to_string())) {
             let other = Arc::clone(&other);
-            strangers.spawn(async move { other.verify(&token, NOW).await });
+            strangers.spawn(async move { other.verify(&token, HERE, NOW).await });
         }
         let passing = async {
             // Every stranger has looked by then.
             tokio::task::yield_now().await;
             clock.advance(Duration::from_millis(250));
         };
-        let (found, ()) = tokio::join!(other.verify(&good, NOW), passing);
+        let (found, ()) = tokio::join!(other.verify(&good, HERE, NOW), passing);
         assert!(found.is_ok());
         for refused in strangers.join_all().await {
             assert_eq!(refused, Err(AuthenticationError::Invalid));
@@ -605,7 +670,7 @@ mod tests {
             encode(header, &claims, &keys.signing).expect("signs")
         };
         let unchanged = |_: &mut Claims| {};
-        assert!(issuer.verify(&signed(&header, &unchanged), NOW).await.is_ok());
+        assert!(issuer.verify(&signed(&header, &unchanged), HERE, NOW).await.is_ok());
         let stranger = EncodingKey::from_secret(&[8; 32]);
         for (case, token) in [
             ("empty", String::new()),
@@ -621,7 +686,7 @@ mod tests {
             ("alg none", format!("{none}.{}.", part(1))),
             ("alg none, signature kept", format!("{none}.{}.{}", part(1), part(2))),
         ] {
-            assert_eq!(issuer.verify(&token, NOW).await, Err(AuthenticationError::Invalid), "{case}");
+            assert_eq!(issuer.verify(&token, HERE, NOW).await, Err(AuthenticationError::Invalid), "{case}");
         }
     }
 }

@@ -2,22 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 
-use super::admission::{Admission, Bounds};
+use super::admission::{Admission, KEY_PATIENCE, KEY_WAITERS};
 use super::remembered::Remembered;
 use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Jwt, SigningAlgorithm};
 use crate::oidc::{Claims, KeyLookupError, KeySource, Rules};
-
-/// How long a caller waits for keys: a marketplace waits 5 s for its answer.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Callers that wait for keys at once; more are turned away. A burst that follows a start comes from one network, which
-/// is not known yet, so that has to fit; and all together leave most of the requests in flight to others.
-const WAITING: Bounds = Bounds { total: 768, kept_for_known: 0, strangers: 384, of_stranger: 256, of_proven: 384 };
 
 /// The keys of one provider, and who waits for them.
 pub(super) struct ProviderKeys {
@@ -28,7 +21,7 @@ pub(super) struct ProviderKeys {
 
 impl ProviderKeys {
     pub(super) fn new(source: KeySource, clock: Arc<dyn Clock>) -> Self {
-        Self { source: Arc::new(source), waiting: Admission::new(WAITING, Arc::clone(&clock)), clock }
+        Self { source: Arc::new(source), waiting: Admission::new(KEY_WAITERS, Arc::clone(&clock)), clock }
     }
 
     pub(super) const fn source(&self) -> &Arc<KeySource> {
@@ -49,7 +42,7 @@ impl ProviderKeys {
         let _waiting = self.waiting.enter(address, false).ok_or(KeyLookupError::Unavailable)?;
         tokio::select! {
             found = self.source.look_for(kid, algorithm, fetches) => found,
-            () = self.clock.sleep(PATIENCE) => Err(KeyLookupError::Unavailable),
+            () = self.clock.sleep(KEY_PATIENCE) => Err(KeyLookupError::Unavailable),
         }
     }
 }
@@ -119,7 +112,7 @@ impl JwtVerifier {
         if header.crit.is_some() || !self.algorithms.contains(&header.alg) || !is_access_token(header.typ.as_deref()) {
             return Err(invalid);
         }
-        let (began, version) = (self.verified.generation(), self.keys.source.version());
+        let version = self.keys.source.version();
         let key = self.keys.key(header.kid.as_deref(), header.alg, address).await.map_err(|error| match error {
             KeyLookupError::Unknown => invalid,
             KeyLookupError::Unavailable => AuthenticationError::Unavailable,
@@ -134,7 +127,7 @@ impl JwtVerifier {
         claims.check(&self.rules, now)?;
         self.keys.waiting.proved(address);
         let caller = Caller { integration: self.integration };
-        self.verified.keep(token, (caller, version), end, began);
+        self.verified.keep(token, (caller, version), end);
         Ok(caller)
     }
 }

@@ -1,11 +1,12 @@
 //! The keys our tokens are signed with: one that signs, and those before it until their tokens have ended.
 //!
 //! They are kept in the store, where several processes share them: each reads them again when a token names a key that it
-//! does not know, and from time to time.
+//! does not know, and from time to time. Such a reading is a task of its own, one at a time, and whoever needs its outcome
+//! waits for it, so that no caller that goes away takes it along.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,7 +15,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::vault::{Vault, VaultError};
@@ -76,6 +77,17 @@ pub(super) struct Keys {
     stored: Vec<StoredKey>,
     /// As the vault holds them.
     held: SecretSlice<u8>,
+    /// Changes with the keys: what was verified at another version may rest on a key that was revoked.
+    pub(super) version: u64,
+}
+
+/// The latest time that the keys were read again.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// Counted from 1.
+    number: u64,
+    ended: Moment,
+    is_read: bool,
 }
 
 /// The keys, as they are and as they change.
@@ -84,10 +96,15 @@ pub(super) struct Keyring {
     vault: Arc<dyn Vault>,
     clock: Arc<dyn Clock>,
     /// How often reading them again began.
-    reloads: AtomicU64,
-    /// When it last ended.
-    reloading: Mutex<Option<Moment>>,
+    began: AtomicU64,
+    latest: Mutex<Option<Attempt>>,
+    /// The reading that is on its way.
+    reading: Mutex<Option<watch::Receiver<bool>>>,
 }
+
+/// The keys could not be read in time, so it is not known whether there is such a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unavailable;
 
 impl StoredKey {
     fn fresh(lifetime: Duration, now: Timestamp) -> Result<Self, getrandom::Error> {
@@ -117,12 +134,17 @@ impl Keys {
         for key in &stored {
             verifying.insert(key.kid.clone(), (DecodingKey::from_secret(&secret(key)?), key.verifies_until()));
         }
-        Ok(Self { signing_kid, signing, verifying, stored, held })
+        Ok(Self { signing_kid, signing, verifying, stored, held, version: 0 })
     }
 
     fn read(held: SecretSlice<u8>) -> Result<Self, KeyringError> {
         let stored = serde_json::from_slice(held.expose_secret()).map_err(|_| KeyringError::Damaged)?;
         Self::of(stored, held)
+    }
+
+    /// Whether a key of this name is known, its tokens ended or not.
+    pub(super) fn has(&self, kid: &str) -> bool {
+        self.verifying.contains_key(kid)
     }
 
     /// The key that `kid` names, unless its tokens have all ended.
@@ -150,8 +172,9 @@ impl Keyring {
             keys: RwLock::new(Arc::new(keys)),
             vault,
             clock,
-            reloads: AtomicU64::new(0),
-            reloading: Mutex::default(),
+            began: AtomicU64::new(0),
+            latest: Mutex::default(),
+            reading: Mutex::default(),
         };
         let is_long_enough = |key: &StoredKey| key.retired.is_some() || key.longest_lifetime >= lifetime.as_secs();
         if !keyring.current().stored.iter().all(is_long_enough) {
@@ -169,41 +192,71 @@ impl Keyring {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The keys, read again if the one that `kid` names is not among them: another process may have made it.
-    ///
-    /// Callers wait for that together, each for a reading that began after it came, and strangers' inventions cost one
-    /// reading a cool-down. Says too whether that found a key gone that verified before.
-    pub(super) async fn with(&self, kid: &str) -> Result<(Arc<Keys>, bool), KeyringError> {
-        let known = self.current();
-        if known.verifying.contains_key(kid) {
-            return Ok((known, false));
-        }
-        let mut is_any_revoked = false;
-        let before = self.reloads.load(Ordering::Acquire);
-        let mut ended = self.reloading.lock().await;
-        if self.reloads.load(Ordering::Acquire) == before {
-            if let Some(ended) = *ended {
-                self.clock.sleep_until(ended.plus(COOL_DOWN)).await;
-            }
-            self.reloads.fetch_add(1, Ordering::AcqRel);
-            let reloaded = self.reload().await;
-            *ended = Some(self.clock.monotonic());
-            is_any_revoked = reloaded?;
-        }
-        Ok((self.current(), is_any_revoked))
+    /// How often reading the keys again began: to be asked for before a key is looked up.
+    pub(super) fn readings(&self) -> u64 {
+        self.began.load(Ordering::Acquire)
     }
 
-    /// Reads the keys again; says whether one is gone that verified before.
-    pub(super) async fn reload(&self) -> Result<bool, KeyringError> {
+    /// Reads the keys again, unless others just did: what a reading brought that began after the first `began` ones is as
+    /// new as the token that is looked into.
+    ///
+    /// They are read no sooner than a while after the last time, and callers wait for that together, so that a key which
+    /// another process has just made is found and strangers' inventions cost next to nothing.
+    pub(super) async fn read_again(self: &Arc<Self>, began: u64) -> Result<Arc<Keys>, Unavailable> {
+        loop {
+            let mut reading = {
+                let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+                let latest = self.latest();
+                if let Some(latest) = latest.filter(|latest| latest.number > began) {
+                    return if latest.is_read { Ok(self.current()) } else { Err(Unavailable) };
+                }
+                self.join(&mut reading)
+            };
+            // Nobody tells if it panicked.
+            if reading.wait_for(|is_over| *is_over).await.is_err() {
+                return Err(Unavailable);
+            }
+        }
+    }
+
+    /// The reading that is on its way; one is sent on its way if there is none.
+    fn join(self: &Arc<Self>, reading: &mut Option<watch::Receiver<bool>>) -> watch::Receiver<bool> {
+        // One whose sender is gone without a word has panicked.
+        if let Some(reading) = reading.as_ref().filter(|reading| reading.has_changed().is_ok()) {
+            return reading.clone();
+        }
+        let (everybody, is_over) = watch::channel(false);
+        *reading = Some(is_over.clone());
+        let keyring = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(latest) = keyring.latest() {
+                keyring.clock.sleep_until(latest.ended.plus(COOL_DOWN)).await;
+            }
+            let number = keyring.began.fetch_add(1, Ordering::AcqRel) + 1;
+            let read = keyring.reload().await;
+            if let Err(error) = &read {
+                tracing::warn!(%error, "the signing keys cannot be read again; those that are known stay good");
+            }
+            let latest = Attempt { number, ended: keyring.clock.monotonic(), is_read: read.is_ok() };
+            *keyring.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(latest);
+            *keyring.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            everybody.send_replace(true);
+        });
+        is_over
+    }
+
+    fn latest(&self) -> Option<Attempt> {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the keys again.
+    pub(super) async fn reload(&self) -> Result<(), KeyringError> {
         let known = self.current();
         let held = self.vault.secret(NAME, known.held.clone()).await?;
-        if held.expose_secret() == known.held.expose_secret() {
-            return Ok(false);
+        if held.expose_secret() != known.held.expose_secret() {
+            self.set(Keys::read(held)?);
         }
-        let keys = Keys::read(held)?;
-        let is_revoked = known.verifying.keys().any(|kid| !keys.verifying.contains_key(kid));
-        self.set(keys);
-        Ok(is_revoked)
+        Ok(())
     }
 
     /// Signs with a new key from now on. The old ones verify until their tokens have ended, or no more if they are
@@ -247,6 +300,7 @@ impl Keyring {
     }
 
     fn set(&self, keys: Keys) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        let mut current = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Keys { version: current.version + 1, ..keys });
     }
 }

@@ -349,7 +349,7 @@ impl Authenticator {
         let claimed = claimed_issuer(token);
         let mut verdicts = Vec::new();
         if let Some(issuer) = self.issuer.as_ref().filter(|issuer| claimed.as_deref() == Some(issuer.identity())) {
-            verdicts.push(issuer.verify(token, now).await);
+            verdicts.push(issuer.verify(token, address, now).await);
         }
         for verifier in self.verifiers.iter().filter(|verifier| claimed.as_deref() == Some(verifier.issuer())) {
             verdicts.push(verifier.verify(token, address, now).await);

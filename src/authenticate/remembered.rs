@@ -13,56 +13,31 @@ const REMEMBERED: NonZeroUsize = at_most(256);
 ///
 /// Bounded: the token that has not been shown for longest makes room, which costs it a second look and nothing else.
 pub(super) struct Remembered<T> {
-    notes: Mutex<Notes<T>>,
+    tokens: Mutex<LruCache<String, (T, Timestamp)>>,
 }
-
-struct Notes<T> {
-    generation: Generation,
-    tokens: LruCache<String, (T, Timestamp)>,
-}
-
-/// Between two times of forgetting everything.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Generation(u64);
 
 impl<T: Copy> Remembered<T> {
     pub(super) fn new() -> Self {
-        Self { notes: Mutex::new(Notes { generation: Generation(0), tokens: LruCache::new(REMEMBERED) }) }
-    }
-
-    /// The present generation: to be asked for before a token is looked into.
-    pub(super) fn generation(&self) -> Generation {
-        self.notes().generation
+        Self { tokens: Mutex::new(LruCache::new(REMEMBERED)) }
     }
 
     /// What was found out about `token`, if that still holds at `now`.
     pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<T> {
-        let mut notes = self.notes();
-        let (found, until) = *notes.tokens.get(token)?;
+        let mut tokens = self.tokens();
+        let (found, until) = *tokens.get(token)?;
         if until > now {
             return Some(found);
         }
-        notes.tokens.pop(token);
+        tokens.pop(token);
         None
     }
 
-    /// Remembers what was found out about `token` until `until`, which is not included; unless everything was
-    /// forgotten since it began to be looked into, since what was found may rest on what is no more.
-    pub(super) fn keep(&self, token: &str, found: T, until: Timestamp, began: Generation) {
-        let mut notes = self.notes();
-        if notes.generation != began {
-            return;
-        }
-        notes.tokens.put(token.to_owned(), (found, until));
+    /// Remembers what was found out about `token` until `until`, which is not included.
+    pub(super) fn keep(&self, token: &str, found: T, until: Timestamp) {
+        self.tokens().put(token.to_owned(), (found, until));
     }
 
-    pub(super) fn forget_all(&self) {
-        let mut notes = self.notes();
-        notes.generation = Generation(notes.generation.0 + 1);
-        notes.tokens.clear();
-    }
-
-    fn notes(&self) -> MutexGuard<'_, Notes<T>> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tokens(&self) -> MutexGuard<'_, LruCache<String, (T, Timestamp)>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -300,7 +300,10 @@ impl Worker {
         }
         let status = self.asked_status(claim.event()).await?;
         let handled = Box::pin(self.runs.run(claim.event(), read, status)).await;
+        // Whatever a handler makes of an event that asks for no result, nobody is told.
+        let asks_for_no_result = claim.event().asks_for_no_result();
         match handled {
+            Ok(_) if asks_for_no_result => self.settle(claim, Settlement::Done(None)).await,
             Ok(Verdict::Result(result)) => match claim.event().check_result(&result) {
                 Ok(()) => self.advance(claim, Step::Handled(result), None).await,
                 Err(error) => {
@@ -308,7 +311,10 @@ impl Worker {
                     Ok(Stage::Failed(claim, StageError::permanent(reason)))
                 }
             },
-            Ok(Verdict::NoResult) => self.settle(claim, Settlement::Done(None)).await,
+            Ok(Verdict::NoResult) => {
+                let reason = "the handler made no valid result: the event asks for one, and there is none";
+                Ok(Stage::Failed(claim, StageError::permanent(reason)))
+            }
             Ok(Verdict::Deferred) => self.settle(claim, Settlement::Deferred).await,
             Err(error) => Ok(Stage::Failed(claim, error)),
         }

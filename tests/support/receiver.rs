@@ -5,7 +5,7 @@ use std::sync::Arc;
 use doorbell::app::App;
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::Config;
-use doorbell::handler::EventHandler;
+use doorbell::handler::Handler;
 use doorbell::store::EventStore;
 use doorbell::store::memory::MemoryStore;
 use reqwest::{Client, Response, StatusCode};
@@ -24,14 +24,14 @@ pub struct Receiver {
 
 impl Receiver {
     /// A receiver on a store in memory, by the clock of the machine.
-    pub async fn start(configuration: &str, handler: impl EventHandler) -> Self {
+    pub async fn start(configuration: &str, handler: impl Handler) -> Self {
         Self::start_with(configuration, Arc::new(MemoryStore::new()), handler, Arc::new(SystemClock)).await
     }
 
     pub async fn start_with(
         configuration: &str,
         store: Arc<dyn EventStore>,
-        handler: impl EventHandler,
+        handler: impl Handler,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let config = Config::from_toml(configuration).unwrap_or_else(|error| panic!("{error}"));
