@@ -5,8 +5,8 @@ use std::fmt::Write;
 use json_event_parser::{JsonEvent, SliceJsonParser};
 use serde_json::{Map, Value};
 
+use super::body_error::BodyError;
 use super::node::{Builder, Node};
-use super::read::BodyError;
 use super::{MAX_BODY_BYTES, charset, charset_of};
 
 /// How long the escape of a UTF-16 code unit is: `\ud83d`.

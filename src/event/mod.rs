@@ -4,6 +4,7 @@
 
 mod account_status;
 mod body;
+mod body_error;
 mod charset;
 mod credential;
 mod id;
@@ -24,6 +25,7 @@ pub use body::{
     Account, AccountStatus, Address, Company, CustomAttribute, Event, Item, Link, MarketplaceInfo, Notice, NoticeType,
     Order, Payload, PricingDuration, Quantity, User,
 };
+pub use body_error::{BodyError, MAX_BODY_BYTES};
 pub use charset::charset_of;
 pub use id::EventId;
 pub(crate) use json::object;
@@ -37,6 +39,5 @@ pub use progress::{
     UnfitResult, Unreadable,
 };
 pub use query::{Hint, NotificationQuery, Oddity, QueryError};
-pub use read::{BodyError, MAX_BODY_BYTES};
 pub use timeline::{Timeline, TimelineStep};
 pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES, shown_event_url};

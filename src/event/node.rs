@@ -4,12 +4,7 @@
 //! quotes, a name in lower case), so the typed model is built from questions that a tree answers as well as
 //! it can, not from a schema that a body must match.
 
-use super::read::BodyError;
-
-/// The deepest nesting that is read; real bodies have about six levels.
-pub(super) const MAX_DEPTH: usize = 64;
-/// The most values one body may hold; real ones have about a hundred.
-pub(super) const MAX_NODES: usize = 20_000;
+use super::body_error::{BodyError, MAX_DEPTH, MAX_NODES};
 
 /// One value of a body.
 #[derive(Debug, Clone, PartialEq)]

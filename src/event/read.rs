@@ -2,54 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use thiserror::Error;
-
+use super::body_error::{BodyError, MAX_BODY_BYTES};
 use super::node::Node;
 use super::{
     Account, AccountStatus, Address, Company, CustomAttribute, Event, EventType, Flag, Item, Link, MarketplaceInfo,
     Notice, NoticeType, Order, Payload, PricingDuration, Quantity, User, charset, json, xml,
 };
-
-/// The largest body that is read, in bytes.
-pub const MAX_BODY_BYTES: usize = 1 << 20;
-/// How much is kept of why a body is not well-formed.
-const MAX_REASON_CHARS: usize = 200;
-
-/// Why a body could not be understood at all.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum BodyError {
-    /// Larger than [`MAX_BODY_BYTES`].
-    #[error("the event's body has {0} bytes; at most {MAX_BODY_BYTES} are read")]
-    TooLarge(usize),
-    /// Not a well-formed document.
-    #[error("the event's body is not well-formed: {0}")]
-    Malformed(String),
-    /// Nested too deep.
-    #[error("the event's body is nested more than {} levels deep", super::node::MAX_DEPTH)]
-    TooDeep,
-    /// Too many values.
-    #[error("the event's body holds more than {} values", super::node::MAX_NODES)]
-    TooMany,
-    /// Well-formed, but not an object.
-    #[error("the event's body is not an object")]
-    NotAnObject,
-    /// No `type`.
-    #[error("the event's body names no type")]
-    NoType,
-}
-
-impl BodyError {
-    /// A document that is not well-formed, in a parser's words.
-    ///
-    /// They repeat what stands in the body, so they are cut, and control characters among them are escaped.
-    pub(super) fn malformed(reason: impl std::fmt::Display) -> Self {
-        let mut words = String::new();
-        for character in reason.to_string().chars().take(MAX_REASON_CHARS) {
-            if character.is_control() { words.extend(character.escape_default()) } else { words.push(character) }
-        }
-        Self::Malformed(words)
-    }
-}
 
 impl Event {
     /// Reads a body that the marketplace gave with this `charset`, as [`charset_of`](super::charset_of) its
@@ -288,17 +246,17 @@ mod tests {
 
     #[test]
     fn a_body_beyond_the_limits_is_refused_by_name() {
-        let deep = "[".repeat(super::super::node::MAX_DEPTH + 1);
+        let deep = "[".repeat(super::super::body_error::MAX_DEPTH + 1);
         assert_eq!(Event::read(deep.as_bytes(), None), Err(BodyError::TooDeep));
-        let many = format!("[{}1]", "1,".repeat(super::super::node::MAX_NODES));
+        let many = format!("[{}1]", "1,".repeat(super::super::body_error::MAX_NODES));
         assert_eq!(Event::read(many.as_bytes(), None), Err(BodyError::TooMany));
         assert_eq!(Event::read(&vec![b' '; MAX_BODY_BYTES + 1], None), Err(BodyError::TooLarge(MAX_BODY_BYTES + 1)));
         assert_eq!(Event::read(b"[]", None), Err(BodyError::NotAnObject));
         assert_eq!(Event::read(b"{\"payload\":{}}", None), Err(BodyError::NoType));
         assert!(matches!(Event::read(b"<html>", None), Err(BodyError::Malformed(_))));
-        let deep = "<a>".repeat(super::super::node::MAX_DEPTH + 1);
+        let deep = "<a>".repeat(super::super::body_error::MAX_DEPTH + 1);
         assert_eq!(Event::read(deep.as_bytes(), None), Err(BodyError::TooDeep));
-        let many = format!("<a>{}</a>", "<b/>".repeat(super::super::node::MAX_NODES));
+        let many = format!("<a>{}</a>", "<b/>".repeat(super::super::body_error::MAX_NODES));
         assert_eq!(Event::read(many.as_bytes(), None), Err(BodyError::TooMany));
     }
 }

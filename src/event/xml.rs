@@ -6,8 +6,8 @@ use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 
-use super::node::{MAX_DEPTH, MAX_NODES, Node};
-use super::read::BodyError;
+use super::body_error::{BodyError, MAX_DEPTH, MAX_NODES};
+use super::node::Node;
 
 /// Reads one XML document: an element with children is an object, one with text only is that text, and a name that
 /// an element repeats is a list under that name.

@@ -1,12 +1,13 @@
+//! The calls that an event needs of its marketplace.
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use thiserror::Error;
 
+use super::call_error::{CallError, retry_after};
 use super::token_endpoint::{CredentialForm, TokenEndpoint};
 use super::tokens::Tokens;
 use crate::clock::{Clock, Timestamp};
@@ -49,62 +50,6 @@ pub enum Reported {
     /// The marketplace knows nothing to settle: 404. An ingress without a backend says so too, so it is believed only
     /// when it lasts.
     Unknown(StatusCode),
-}
-
-/// Why a call came to nothing. Every one of these may pass.
-#[derive(Debug, Clone, Error)]
-pub enum CallError {
-    /// No token to call with.
-    #[error("no token: {reason}")]
-    Token {
-        /// What the token endpoint did.
-        reason: String,
-        /// How long it asks us to wait, or how long it is left alone.
-        retry_after: Option<Duration>,
-    },
-    /// No answer.
-    #[error(transparent)]
-    Egress(#[from] EgressError),
-    /// An answer that neither does nor settles it.
-    #[error("the marketplace answered {status}")]
-    Status {
-        /// The answer's status.
-        status: StatusCode,
-        /// How long it asks us to wait.
-        retry_after: Option<Duration>,
-    },
-}
-
-impl CallError {
-    /// Whether an answer came that is larger than is read.
-    #[must_use]
-    pub const fn is_too_large(&self) -> bool {
-        matches!(self, Self::Egress(EgressError::TooLarge { .. }))
-    }
-
-    /// The answer that came and was of no use as it is, if one did.
-    #[must_use]
-    pub fn into_received(self) -> Option<Vec<u8>> {
-        match self {
-            Self::Egress(EgressError::TooLarge { received, .. } | EgressError::Encoding { received, .. }) => {
-                Some(received.0)
-            }
-            Self::Token { .. } | Self::Egress(_) | Self::Status { .. } => None,
-        }
-    }
-
-    pub(super) const fn token(reason: String, retry_after: Option<Duration>) -> Self {
-        Self::Token { reason, retry_after }
-    }
-
-    /// How long to wait before the next try at least, if there is a reason to.
-    #[must_use]
-    pub const fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Token { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
-            Self::Egress(_) => None,
-        }
-    }
 }
 
 impl MarketplaceClient {
@@ -207,17 +152,4 @@ fn request(method: &Method, url: &str, token: &SecretString, body: &[u8]) -> Res
 
 fn unhelpful(answer: &Response<Vec<u8>>, now: Timestamp) -> CallError {
     CallError::Status { status: answer.status(), retry_after: retry_after(answer.headers(), now) }
-}
-
-/// `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
-///
-/// As it was asked for: how much of it is honoured is for whoever waits to decide.
-pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are a wait that outlasts everything.
-        return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
-    }
-    let moment = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(Timestamp::from_millis(i64::try_from(moment.as_millis()).ok()?).since(now))
 }

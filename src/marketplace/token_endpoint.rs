@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use url::form_urlencoded::{self, byte_serialize};
 
-use super::client::{CallError, retry_after};
+use super::call_error::{CallError, retry_after};
 use super::token_answer::TokenAnswer;
 use crate::clock::Clock;
 use crate::config::Marketplace;

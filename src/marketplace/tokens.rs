@@ -11,7 +11,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 
-use super::client::CallError;
+use super::call_error::CallError;
 use super::token_endpoint::{CredentialForm, Issued, TokenEndpoint};
 use crate::clock::{Clock, Moment};
 
