@@ -7,16 +7,18 @@ mod body;
 mod body_error;
 mod charset;
 mod credential;
+mod extracted;
 mod id;
 mod json;
 mod kind;
 mod node;
 mod notification;
 mod outcome;
-mod progress;
 mod query;
 mod read;
+mod record;
 mod spelling;
+mod state;
 mod timeline;
 mod url;
 mod xml;
@@ -27,17 +29,17 @@ pub use body::{
 };
 pub use body_error::{BodyError, MAX_BODY_BYTES};
 pub use charset::charset_of;
+pub use extracted::{Facts, Understood};
 pub use id::EventId;
 pub(crate) use json::object;
 pub use kind::{EventType, Flag};
 pub use notification::Notification;
 pub(crate) use outcome::boolean_or_its_text;
 pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MAX_IDENTIFIER_BYTES};
-pub(crate) use progress::MAX_RECORD_BYTES;
-pub use progress::{
-    AccountChange, Body, Change, ChangeError, EventRecord, Facts, Failure, IllegalChange, Repeated, State, Understood,
-    UnfitResult, Unreadable,
-};
 pub use query::{Hint, NotificationQuery, Oddity, QueryError};
+pub(crate) use record::bounds::MAX_RECORD_BYTES;
+pub use record::change::{AccountChange, Change, ChangeError, Failure, IllegalChange, UnfitResult, Unreadable};
+pub use record::{Body, EventRecord, Repeated};
+pub use state::State;
 pub use timeline::{Timeline, TimelineStep};
 pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES, shown_event_url};
