@@ -4,6 +4,7 @@
 //! other wait for a client; so they are off, and [`connection`] has a deadline for each.
 
 mod authorization;
+mod client_address;
 mod connection;
 mod excess;
 mod farewell;
@@ -39,6 +40,7 @@ use observed::Observed;
 use stream::GuardedStream;
 
 pub(crate) use authorization::{bearer_token, is_same_secret};
+pub(crate) use client_address::ClientAddresses;
 pub(crate) use connection::ConnectionTimes;
 pub use excess::{Excess, Refusals};
 pub(crate) use farewell::Wording;
