@@ -85,6 +85,9 @@ pub enum EgressError {
     },
 }
 
+/// How long content is waited for that adds nothing to its answer's status.
+const UNWANTED_CONTENT: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// The bytes of an answer that is of no use as it is. They may hold persons, so they are shown where an operator asks for
 /// them, and in no error.
 #[derive(Clone)]
@@ -171,7 +174,16 @@ impl Egress {
         *response.status_mut() = answer.status();
         *response.headers_mut() = std::mem::take(answer.headers_mut());
         let is_content_wanted = response.status().is_success() && !is_status_only;
-        *response.body_mut() = match self.content(answer, response.headers()).await {
+        let content = async {
+            if is_content_wanted {
+                return self.content(answer, response.headers()).await;
+            }
+            // Whoever has said its status is not waited for: what comes at once is read, so that the connection is of use.
+            let content = tokio::time::timeout(UNWANTED_CONTENT, self.content(answer, response.headers())).await;
+            content.unwrap_or_else(|_| Ok(Vec::new()))
+        };
+        let content = content.await;
+        *response.body_mut() = match content {
             Ok(content) => content,
             Err(_) if !is_content_wanted => Vec::new(),
             Err(ContentError::Broken(error)) => return Err(unreachable(&error)),

@@ -339,6 +339,31 @@ async fn an_upgrade_that_is_asked_for_is_not_taken_and_the_answer_says_that_the_
 }
 
 #[tokio::test]
+async fn a_client_that_speaks_http_1_0_may_keep_its_connection_and_costs_nobody_else_theirs() {
+    let (_marketplace, receiver, _clock) = start("").await;
+    // Enough of each that they meet on every worker.
+    for _ in 0..8 {
+        let mut old = connect(&receiver.public).await;
+        for _ in 0..4 {
+            let request = b"GET /health/live HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
+            old.write_all(request).await.expect("sent");
+            let (status, head) = next_answer(&mut old).await;
+            assert!(status == 200 && head.to_lowercase().contains("connection: keep-alive\r\n"), "{head}");
+        }
+        let mut once = connect(&receiver.public).await;
+        once.write_all(b"GET /health/live HTTP/1.0\r\nHost: x\r\n\r\n").await.expect("sent");
+        next_answer(&mut once).await;
+        assert_eq!(until_closed(&mut once).await, "");
+        let mut new = connect(&receiver.public).await;
+        for _ in 0..4 {
+            new.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+            let (status, head) = next_answer(&mut new).await;
+            assert!(status == 200 && !head.contains("connection: close"), "{head}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_http_request_is_answered_with_what_is_wrong() {
     let (_marketplace, receiver, _clock) = start("").await;
     let good = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n".as_slice();

@@ -7,6 +7,7 @@ use url::form_urlencoded;
 
 use super::credential::is_credential;
 use super::url::name_one_event;
+use crate::printable::is_hidden;
 
 /// Bytes of other query parameters that are kept with an event.
 const MAX_PARAMETER_BYTES: usize = 2048;
@@ -187,14 +188,17 @@ impl NotificationQuery {
     /// # Errors
     /// See [`QueryError`].
     pub fn parse(query: &str) -> Result<Self, QueryError> {
-        let missing = match Self::read(query) {
-            Err(error @ QueryError::NoEventUrl(_)) => error,
-            read => return read,
-        };
+        let as_it_is = Self::read(query);
+        let is_certain =
+            as_it_is.as_ref().is_ok_and(|read| is_absolute(&read.event_url) && !is_joined(&read.event_url));
+        if is_certain || matches!(as_it_is, Err(QueryError::TwoEventUrls | QueryError::TooLong(_))) {
+            return as_it_is;
+        }
         match rejoined(query).map(|query| Self::read(&query)) {
-            Some(Ok(read)) => Ok(Self { oddity: Some(Oddity::Misjoined), ..read }),
-            None | Some(Err(QueryError::NoEventUrl(_))) => Err(missing),
-            Some(Err(error)) => Err(error),
+            Some(Ok(read)) if is_absolute(&read.event_url) => Ok(Self { oddity: Some(Oddity::Misjoined), ..read }),
+            Some(Err(error @ QueryError::TwoEventUrls)) => Err(error),
+            Some(Err(error)) if matches!(as_it_is, Err(QueryError::NoEventUrl(_))) => Err(error),
+            _ => as_it_is,
         }
     }
 
@@ -289,14 +293,26 @@ fn agreed(values: &[Cow<'_, str>]) -> Found {
     Found::One(url.into_owned(), oddity)
 }
 
-/// A query whose `eventUrl` is a parameter of its own, where it was appended to another one by a second `?`, or by the
-/// `&amp;` that stands for `&` in HTML; nothing if it was not.
+/// Whether a value has another `eventUrl` joined to it.
+fn is_joined(value: &str) -> bool {
+    MARKS.iter().any(|mark| value.match_indices(mark).any(|(at, _)| is_before_event_url(&value[at + mark.len()..])))
+}
+
+/// What an `eventUrl` is joined by to what stands before it, where no `&` is: a second `?`, what stands for `&` in HTML,
+/// one that was encoded, or the `;` of old.
+const MARKS: [&str; 9] = ["&amp;", "&#38;", "%26amp;", "?", "%3F", "%3f", "%26", ";", "="];
+
+fn is_before_event_url(rest: &str) -> bool {
+    rest.split_once('=').is_some_and(|(name, _)| is_called_event_url(name))
+}
+
+/// A query whose `eventUrl` is a parameter of its own, where it was joined to another one; nothing if it was not.
 fn rejoined(query: &str) -> Option<String> {
-    let mut joined = query.replace("&amp;", "&");
-    for mark in ["?", "%3F", "%3f"] {
-        let is_before_event_url =
-            |at: usize| joined[at + mark.len()..].split_once('=').is_some_and(|(name, _)| is_called_event_url(name));
-        if let Some(at) = joined.match_indices(mark).map(|(at, _)| at).find(|at| is_before_event_url(*at)) {
+    let mut joined = query.to_owned();
+    for mark in MARKS {
+        while let Some((at, _)) =
+            joined.match_indices(mark).find(|(at, _)| is_before_event_url(&joined[at + mark.len()..]))
+        {
             joined.replace_range(at..at + mark.len(), "&");
         }
     }
@@ -305,10 +321,11 @@ fn rejoined(query: &str) -> Option<String> {
 
 /// A value without what may stand around a URL and is no part of it.
 fn unwrapped(value: &str) -> &str {
-    let bare = value.trim_ascii();
+    let is_around = |c: char| c.is_whitespace() || is_hidden(c);
+    let bare = value.trim_matches(is_around);
     let pairs = [('"', '"'), ('\'', '\''), ('<', '>')];
     let inner = pairs.iter().find_map(|(open, close)| bare.strip_prefix(*open)?.strip_suffix(*close));
-    inner.map_or(bare, str::trim_ascii)
+    inner.map_or(bare, |inner| inner.trim_matches(is_around))
 }
 
 /// An event URL without what stands around it, as it was before it was encoded more than once; and what was odd. A value
@@ -476,6 +493,14 @@ mod tests {
             "lang=en%3FeventUrl=https://m/e/1%3Fa=b",
             "lang=en&amp;eventUrl=https://m/e/1%3Fa=b",
             "lang=en?event_url=https%3A%2F%2Fm%2Fe%2F1%3Fa%3Db",
+            "lang=en%26eventUrl=https://m/e/1%3Fa=b",
+            "lang=en;eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&#38;eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&eventUrl={eventUrl}?eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&eventUrl=?eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&eventUrl=&amp;eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&eventUrl=%7BeventUrl%7D&amp;eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&eventUrl=eventUrl=https://m/e/1%3Fa=b",
         ] {
             let read = NotificationQuery::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
             let expected = ("https://m/e/1?a=b", "lang=en", Some(Oddity::Misjoined));

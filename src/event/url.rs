@@ -7,6 +7,7 @@ use url::{Host, Url};
 
 use super::credential::is_credential;
 use super::spelling::{has_whole_escapes, spelt_plainly};
+use crate::printable::is_hidden;
 
 /// The longest event URL that is accepted, in bytes.
 ///
@@ -104,8 +105,10 @@ impl BaseUrl {
 
     /// Whether some server may read `url`, which has this base's origin, as lying in it.
     fn may_contain(&self, url: &Url) -> bool {
-        let mut segments = url.path().split('/');
-        self.path().split('/').all(|own| segments.next().is_some_and(|given| read_loosely(given) == read_loosely(own)))
+        let segments = |path: &str| -> Vec<String> {
+            path.split('/').map(read_loosely).filter(|segment| !segment.is_empty()).collect()
+        };
+        segments(url.path()).starts_with(&segments(self.path()))
     }
 
     /// Where among `bases` `url` lies.
@@ -144,12 +147,13 @@ impl<'a> Place<'a> {
     }
 }
 
-/// A segment of a path as the most lenient server reads it: in any case, without parameters behind a `;`, and without
-/// white space or dots around it.
+/// A segment of a path as the most lenient server reads it: in any case, without parameters behind a `;`, without white
+/// space or dots around it, and without what nobody sees. One that nothing is left of is left out.
 fn read_loosely(segment: &str) -> String {
     let decoded = percent_decode_str(segment).decode_utf8_lossy();
     let bare = decoded.split(';').next().unwrap_or_default();
-    bare.trim_matches(|c: char| c == '.' || c.is_whitespace() || c.is_control()).to_lowercase()
+    let seen: String = bare.chars().filter(|c| !is_hidden(*c)).collect();
+    seen.trim_matches(|c: char| c == '.' || c.is_whitespace()).to_lowercase()
 }
 
 impl fmt::Display for BaseUrl {
@@ -581,6 +585,8 @@ mod tests {
             "http://h.localhost/store./events/1",
             "http://h.localhost/%20store/events/1",
             "http://h.localhost/store%0A/events/1",
+            "http://h.localhost/;a=b/store/events/1",
+            "http://h.localhost/%E2%80%8Bstore/events/1",
         ] {
             for bases in [[&outer, &inner], [&inner, &outer]] {
                 let ambiguous = Err(EventUrlError::Ambiguous(inner.to_string()));

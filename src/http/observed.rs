@@ -112,6 +112,8 @@ where
         let turn = turn.take();
         Poll::Ready(result.map(|response| {
             let mut response: Response<B> = response.into();
+            // Heads come from a pool, and what one does to its connection depends on the version that it served last.
+            response.head_mut().version = actix_http::Version::HTTP_11;
             // What follows a body that nobody read cannot be told from it.
             let is_unread = turn.as_ref().is_some_and(|Turn(connection)| connection.has_unread_body());
             if closes || is_unread || response.head().connection_type() == ConnectionType::Close {

@@ -226,8 +226,12 @@ impl Way<'_> {
         let status = answer.status();
         let fields = fields_of(answer);
         let error = fields.as_ref().and_then(|fields| fields.get("error")).and_then(Value::as_str);
-        let has_token = fields.as_ref().is_some_and(|fields| fields.contains_key("access_token"));
-        let names_client = fields.as_ref().is_some_and(|fields| fields.values().any(names_invalid_client));
+        let token = fields.as_ref().and_then(|fields| fields.get("access_token")).and_then(Value::as_str);
+        let has_token = token.is_some_and(|token| !token.trim().is_empty());
+        let names_client = match &fields {
+            Some(fields) => fields.values().any(names_invalid_client),
+            None => String::from_utf8_lossy(answer.body()).contains(INVALID_CLIENT),
+        };
         let is_refusal = !has_token && (error.is_some() || names_client);
         if let Some(fields) = fields.as_ref().filter(|_| status.is_success() && !is_refusal) {
             let body = serde_json::to_vec(fields).map_err(|error| {

@@ -31,33 +31,23 @@ pub(crate) enum ClaimsError {
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Claims {
     iss: Option<Value>,
-    aud: Option<OneOrMany>,
+    aud: Option<Value>,
     /// RFC 7519 §2: seconds since the epoch, possibly with a fraction.
     exp: Option<f64>,
     nbf: Option<f64>,
     sub: Option<Value>,
     azp: Option<Value>,
     client_id: Option<Value>,
-    scope: Option<OneOrMany>,
-    scp: Option<OneOrMany>,
+    scope: Option<Value>,
+    scp: Option<Value>,
     token_type: Option<Value>,
     cnf: Option<Value>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    fn values(&self) -> &[String] {
-        match self {
-            Self::One(value) => std::slice::from_ref(value),
-            Self::Many(values) => values,
-        }
-    }
+/// The texts of a claim that is one or a list. What else stands there says nothing.
+fn texts(claim: Option<&Value>) -> impl Iterator<Item = &str> {
+    let many = claim.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    claim.into_iter().chain(many).filter_map(Value::as_str)
 }
 
 /// What the claims must be.
@@ -82,10 +72,8 @@ impl Claims {
     pub(crate) fn check(&self, rules: &Rules, now: Timestamp) -> Result<(), ClaimsError> {
         let is = |claim: &Option<Value>, expected: &str| claim.as_ref().and_then(Value::as_str) == Some(expected);
         let issuer_fits = rules.issuer.as_ref().is_none_or(|issuer| is(&self.iss, issuer));
-        let audience_fits = rules
-            .audience
-            .as_ref()
-            .is_none_or(|audience| self.aud.as_ref().is_some_and(|aud| aud.values().contains(audience)));
+        let audience_fits =
+            rules.audience.as_ref().is_none_or(|audience| texts(self.aud.as_ref()).any(|own| own == audience));
         let client = match rules.client_id_claim {
             ClientIdClaim::Azp => &self.azp,
             ClientIdClaim::ClientId => &self.client_id,
@@ -93,10 +81,9 @@ impl Claims {
         };
         // A token that is bound to a key or a certificate is worth nothing without that, and we do not ask for it.
         let is_bearer = self.cnf.is_none()
-            && self
-                .token_type
-                .as_ref()
-                .is_none_or(|kind| kind.as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")));
+            && self.token_type.as_ref().is_none_or(|kind| {
+                kind.as_str().is_some_and(|kind| matches!(kind.trim().to_ascii_lowercase().as_str(), "" | "bearer"))
+            });
         if !issuer_fits || !audience_fits || !is(client, &rules.client_id) || !is_bearer {
             return Err(ClaimsError::Invalid);
         }
@@ -109,9 +96,8 @@ impl Claims {
         }
         let carried: Vec<&str> = [&self.scope, &self.scp]
             .into_iter()
-            .flatten()
-            .flat_map(OneOrMany::values)
-            .flat_map(|words| words.split_ascii_whitespace())
+            .flat_map(|claim| texts(claim.as_ref()))
+            .flat_map(str::split_ascii_whitespace)
             .collect();
         if rules.scope.iter().all(|scope| carried.contains(&scope.as_str())) { Ok(()) } else { Err(ClaimsError::Scope) }
     }

@@ -129,8 +129,15 @@ fn names_event_url(text: &str) -> bool {
 
 /// A path up to the value of the first parameter that was joined to it by a slip: values may be credentials.
 fn without_values(path: &str) -> &str {
-    let ends = ["=", "%3D", "%3d"].into_iter().filter_map(|sign| path.find(sign));
-    &path[..ends.min().unwrap_or(path.len())]
+    // However often it was encoded.
+    let is_sign = |(at, _): &(usize, char)| {
+        let rest = &path[*at..];
+        let encoded = rest.strip_prefix('%').map(|rest| rest.trim_start_matches("25"));
+        let digits = encoded.and_then(|rest| rest.get(..2));
+        rest.starts_with(['=', ';']) || digits.is_some_and(|digits| matches!(digits, "3D" | "3d" | "3B" | "3b"))
+    };
+    let end = path.char_indices().find(is_sign).map_or(path.len(), |(at, _)| at);
+    &path[..end]
 }
 
 /// What a notification is answered.
@@ -221,7 +228,7 @@ impl Door {
             return Ok(Answer::Over(EventResult::success(words)));
         }
         let decided = match watch {
-            Some(watch) => self.until_decided(id, watch, integration, announced).await,
+            Some(watch) => self.until_decided(id, watch, integration, announced, deadline).await,
             None => None,
         };
         Ok(decided.unwrap_or(Answer::Accepted(words)))
@@ -288,11 +295,12 @@ impl Door {
         mut watch: Watch,
         integration: &Integration,
         announced: &Announced,
+        deadline: Moment,
     ) -> Option<Answer> {
         let start = self.clock.monotonic();
         let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
         loop {
-            let event = self.before(start.plus(RESULT_PATIENCE), self.store.event(id)).await.ok().flatten()?;
+            let event = self.before(deadline, self.store.event(id)).await.ok().flatten()?;
             let kind = event.kind.as_ref();
             let decided = match (event.state, &event.result) {
                 (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
@@ -314,7 +322,7 @@ impl Door {
             let patience = if kind.or(announced.kind()).is_some() { RESULT_PATIENCE } else { FETCH_PATIENCE };
             tokio::select! {
                 () = watch.moved() => {}
-                () = self.clock.sleep_until(start.plus(patience)) => return None,
+                () = self.clock.sleep_until(start.plus(patience).min(deadline)) => return None,
             }
         }
     }
