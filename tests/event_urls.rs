@@ -148,7 +148,7 @@ async fn no_event_url_makes_us_call_whom_nobody_configured() {
         format!("http://{bait}{path}\n"),
         format!("http://{market}/api\t/events/1"),
         format!("ht\ttp://{market}{path}"),
-        format!("http://{market}{path}\0"),
+        format!("http://{bait}{path}\0"),
         format!("http://{bait}{path}\u{7f}"),
         format!("http://{bait}{path}\u{2028}"),
         format!("http://{bait}{path} "),
