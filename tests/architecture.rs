@@ -43,7 +43,7 @@ fn a_room_uses_only_the_rooms_below_it() {
             "config" => &["event"],
             "telemetry" => &["config", "printable"],
             "egress" => &["event", "config"],
-            "authenticate" => &["event", "clock", "config", "egress", "log_limiter"],
+            "authenticate" => &["event", "clock", "config", "egress", "log_limiter", "store"],
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::configuration;
+use crate::support::faulty_queue::{Fault, FaultyQueue};
 use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
+use doorbell::app::StoreParts;
 use doorbell::async_trait;
-use doorbell::clock::{Clock, ManualClock, Moment, Now, SystemClock, Timestamp};
-use doorbell::event::{AccountStatus, Body, EventId, EventRecord, Notification};
+use doorbell::clock::{Clock, ManualClock, Now, SystemClock, Timestamp};
+use doorbell::event::{EventId, EventRecord, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
-use doorbell::store::{
-    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Pruned, Recorded, Retention, Sequence,
-    Settlement, Step, StoreError, StoredEvent, Watch,
-};
+use doorbell::store::{EventStore, Inbox, OperatorAction, Recorded, Secrets, StoreError};
 use reqwest::StatusCode;
 use secrecy::SecretSlice;
 use serde_json::json;
@@ -263,119 +262,61 @@ async fn a_token_of_one_integration_records_nothing_for_another() {
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
 }
 
-/// A store that fails in one way.
-struct Broken(MemoryStore, Fault);
-
-enum Fault {
+/// An inbox that fails in one way.
+enum BrokenInbox {
     /// Its medium fails at every notification.
     Medium(StoreError),
     /// It never writes a notification.
     Hangs,
-    /// It panics when it is asked for work.
-    PanicsAtClaim,
-    /// It panics when work has got further.
-    PanicsAtAdvance,
 }
 
 #[async_trait]
-impl EventStore for Broken {
-    async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError> {
-        match &self.1 {
-            Fault::Medium(error) => Err(error.clone()),
-            Fault::Hangs => std::future::pending().await,
-            Fault::PanicsAtClaim | Fault::PanicsAtAdvance => self.0.record(notification, now).await,
+impl Inbox for BrokenInbox {
+    async fn record(&self, _: &Notification, _: Now) -> Result<Recorded, StoreError> {
+        match self {
+            Self::Medium(error) => Err(error.clone()),
+            Self::Hangs => std::future::pending().await,
         }
     }
-    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
-        assert!(!matches!(self.1, Fault::PanicsAtClaim), "a bug in the store");
-        self.0.claim(now, busy).await
+    async fn amend(&self, _: EventId, _: OperatorAction, _: Now) -> Result<EventRecord, StoreError> {
+        Err(StoreError::NotFound)
     }
-    async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
-        assert!(!matches!(self.1, Fault::PanicsAtAdvance), "a bug in the store");
-        self.0.advance(claim, step, now).await
-    }
-    async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.0.give_way(claim).await
-    }
-    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError> {
-        self.0.settle(claim, settlement, now).await
-    }
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
-        self.0.amend(id, amendment, now).await
-    }
-    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
-        self.0.hasten(id, now).await
-    }
-    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
-        self.0.account_status(integration, account).await
-    }
-    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
-        self.0.prune(moment, now, limit).await
-    }
-    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
-        self.0.retention().await
-    }
-    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
-        self.0.note_retention(retention).await
-    }
-    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
-        self.0.event(id).await
-    }
-    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
-        self.0.body(id).await
-    }
-    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
-        self.0.export(from, limit).await
-    }
-    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError> {
-        self.0.import(events, now).await
-    }
-    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
-        self.0.list(filter, before, limit).await
-    }
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError> {
-        self.0.next_due(busy).await
-    }
-    fn watch(&self, id: EventId) -> Watch {
-        self.0.watch(id)
-    }
-    async fn changed(&self) {
-        self.0.changed().await;
-    }
-    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
-        self.0.secret(name, fresh).await
-    }
-    async fn replace_secret(
-        &self,
-        name: &str,
-        held: &SecretSlice<u8>,
-        fresh: SecretSlice<u8>,
-    ) -> Result<bool, StoreError> {
-        self.0.replace_secret(name, held, fresh).await
-    }
-    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        if matches!(self.1, Fault::Hangs) {
-            std::future::pending::<()>().await;
-        }
-        self.0.use_nonce(nonce, until, now).await
+    async fn make_due(&self, _: EventId, _: Now) -> Result<(), StoreError> {
+        Ok(())
     }
     async fn ready(&self) -> Result<(), StoreError> {
-        match &self.1 {
-            Fault::Medium(error) => Err(error.clone()),
-            Fault::Hangs | Fault::PanicsAtClaim | Fault::PanicsAtAdvance => Ok(()),
+        match self {
+            Self::Medium(error) => Err(error.clone()),
+            Self::Hangs => Ok(()),
         }
     }
-    fn durability(&self) -> Durability {
-        self.0.durability()
-    }
+}
+
+/// A receiver with this inbox.
+async fn start_with_inbox(marketplace: &Marketplace, inbox: BrokenInbox, clock: Arc<dyn Clock>) -> Receiver {
+    let store = memory();
+    let parts = StoreParts { inbox: Arc::new(inbox), ..Arc::clone(&store).into() };
+    Receiver::start_on(&configuration(&marketplace.base_url, "memory:"), &store, parts, Accept, clock).await
+}
+
+fn memory() -> Arc<dyn EventStore> {
+    Arc::new(MemoryStore::new())
+}
+
+/// A store whose queue has a fault.
+fn with_faulty_queue(fault: Fault) -> (Arc<dyn EventStore>, StoreParts) {
+    let store = memory();
+    let queue = Arc::new(FaultyQueue::new(Arc::clone(&store) as _, fault));
+    let parts = StoreParts { queue, ..Arc::clone(&store).into() };
+    (store, parts)
 }
 
 #[tokio::test]
 async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_listeners() {
     let marketplace = Marketplace::start().await;
     let configuration = configuration(&marketplace.base_url, "memory:");
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::PanicsAtClaim));
-    let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
+    let (store, parts) = with_faulty_queue(Fault::PanicsAtClaim);
+    let receiver = Receiver::start_on(&configuration, &store, parts, Accept, Arc::new(SystemClock)).await;
     for listener in [&receiver.public, &receiver.admin] {
         let not_ready = async {
             let ready = || receiver.client.get(format!("{listener}/health/ready")).send();
@@ -392,10 +333,10 @@ async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_li
 #[tokio::test]
 async fn an_event_whose_work_panics_again_and_again_is_counted_and_dead_in_the_end() {
     let marketplace = Marketplace::start().await;
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::PanicsAtAdvance));
+    let (store, parts) = with_faulty_queue(Fault::PanicsAtAdvance);
     let text =
         configuration(&marketplace.base_url, "memory:").replace("[\"10ms\"]", "[\"1ms\"]\ngive_up_after = \"1ms\"");
-    let receiver = Receiver::start_with(&text, store, Accept, Arc::new(SystemClock)).await;
+    let receiver = Receiver::start_on(&text, &store, parts, Accept, Arc::new(SystemClock)).await;
     receiver.notify("/create", &marketplace.order("1")).await;
     let dead = receiver.until_state("dead").await;
     assert!(dead["lastError"].as_str().expect("a reason").contains("ended without an outcome"), "{dead}");
@@ -405,10 +346,8 @@ async fn an_event_whose_work_panics_again_and_again_is_counted_and_dead_in_the_e
 #[tokio::test]
 async fn a_store_that_does_not_write_in_time_is_answered_503() {
     let marketplace = Marketplace::start().await;
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::Hangs));
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
-    let text = configuration(&marketplace.base_url, "memory:");
-    let receiver = Receiver::start_with(&text, store, Accept, clock.clone()).await;
+    let receiver = start_with_inbox(&marketplace, BrokenInbox::Hangs, clock.clone()).await;
     let url = marketplace.order("1");
     let answer = tokio::select! {
         answer = receiver.notify("/create", &url) => answer,
@@ -416,6 +355,28 @@ async fn a_store_that_does_not_write_in_time_is_answered_503() {
     };
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.headers().contains_key("retry-after"));
+}
+
+/// Secrets that are never told.
+struct HangingSecrets;
+
+#[async_trait]
+impl Secrets for HangingSecrets {
+    async fn get(&self, _: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        std::future::pending().await
+    }
+    async fn create(&self, _: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        Ok(fresh)
+    }
+    async fn replace(&self, _: &str, _: &SecretSlice<u8>, _: SecretSlice<u8>) -> Result<bool, StoreError> {
+        std::future::pending().await
+    }
+    async fn put(&self, _: [u8; 16], _: Timestamp, _: SecretSlice<u8>, _: Timestamp) -> Result<bool, StoreError> {
+        std::future::pending().await
+    }
+    async fn take(&self, _: [u8; 16], _: Timestamp, _: Timestamp) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        std::future::pending().await
+    }
 }
 
 #[tokio::test]
@@ -430,8 +391,9 @@ async fn whatever_a_request_waits_for_it_is_answered() {
         )
         .replace("outbound-secret", SECRET);
     // The store never says whether the nonce was used before.
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::Hangs));
-    let receiver = Receiver::start_with(&text, store, Accept, clock.clone()).await;
+    let store = memory();
+    let parts = StoreParts { secrets: Arc::new(HangingSecrets), ..Arc::clone(&store).into() };
+    let receiver = Receiver::start_on(&text, &store, parts, Accept, clock.clone()).await;
     let url = marketplace.order("1");
     let origin = "http://127.0.0.1:8080";
     let signed = Request::new(origin, "/notifications/create", &url, clock.now().as_seconds());
@@ -453,9 +415,7 @@ async fn whatever_a_request_waits_for_it_is_answered() {
 async fn what_cannot_be_made_durable_is_answered_503_and_never_2xx() {
     let marketplace = Marketplace::start().await;
     for fault in [StoreError::Unavailable("disk 7 of array secret-array is full".into()), StoreError::Overloaded] {
-        let store = Arc::new(Broken(MemoryStore::new(), Fault::Medium(fault)));
-        let configuration = configuration(&marketplace.base_url, "memory:");
-        let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
+        let receiver = start_with_inbox(&marketplace, BrokenInbox::Medium(fault), Arc::new(SystemClock)).await;
         let answer = receiver.notify("/create", &marketplace.order("1")).await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));

@@ -11,11 +11,13 @@ use super::problem::Problem;
 use super::request::{self, Parameters, unfit};
 use super::{Office, Operator, act, json, read};
 use crate::event::{ErrorCode, EventId, EventRecord, EventResult, EventType, Flag, State, shown_event_url};
-use crate::store::{Amendment, Filter, Sequence};
+use crate::store::{Filter, History, OperatorAction, Page, Sequence, StoreError, StoredEvent};
 
 /// Events on a page if the caller does not say, and at most.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
+/// Calls of the store for one page: enough for some million events, and no more than a caller waits for.
+const MOST_STRETCHES: usize = 500;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
     app.service(read("/api/v1/events", list))
@@ -89,7 +91,7 @@ async fn list(_: Operator, office: web::Data<Office>, request: HttpRequest) -> R
         Some(text) => Some(cursor(&office, &text).await?),
         None => None,
     };
-    let page = office.store.list(&filter, cursor, limit.min(MAX_LIMIT)).await?;
+    let page = whole_page(office.history.as_ref(), &filter, cursor, limit.min(MAX_LIMIT)).await?;
     let events: Vec<Summary> = page.events.into_iter().map(Summary::from).collect();
     let next = page.next.map(|next| next.to_string());
     let mut shown = json!({ "events": events, "next": next });
@@ -101,6 +103,25 @@ async fn list(_: Operator, office: web::Data<Office>, request: HttpRequest) -> R
     json(HttpResponse::Ok(), &shown)
 }
 
+/// A page of up to `limit` events, unless they lie so far apart that it is time to answer with those that were found.
+async fn whole_page(
+    history: &dyn History,
+    filter: &Filter,
+    before: Option<Sequence>,
+    limit: usize,
+) -> Result<Page, StoreError> {
+    let mut page = history.list(filter, before, limit).await?;
+    for _ in 1..MOST_STRETCHES {
+        let found = page.events.len() + page.unreadable.len();
+        let Some(next) = page.next.filter(|_| found < limit) else { break };
+        let more = history.list(filter, Some(next), limit - found).await?;
+        page.events.extend(more.events);
+        page.unreadable.extend(more.unreadable);
+        page.next = more.next;
+    }
+    Ok(page)
+}
+
 fn state(text: &str) -> Result<State, Problem> {
     let known = IntoDeserializer::<serde::de::value::Error>::into_deserializer(text);
     State::deserialize(known).map_err(|_| unfit("state", text, &"received, fetched, handled, done, deferred or dead"))
@@ -110,14 +131,14 @@ fn state(text: &str) -> Result<State, Problem> {
 async fn cursor(office: &Office, text: &str) -> Result<Sequence, Problem> {
     let unfit = || unfit("cursor", text, &"the next of any list here; leave it out to begin with the newest event");
     let place = text.parse().ok().filter(|place| *place > 0).ok_or_else(unfit)?;
-    let after = office.store.export(place, 1).await?;
+    let after = office.backup.export(place, 1).await?;
     if after.events.is_empty() && after.unreadable.is_empty() { Err(unfit()) } else { Ok(place) }
 }
 
 async fn show(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&id)?;
-    let event = office.store.event(id).await?.ok_or_else(unknown_event)?;
-    let body = office.store.body(id).await?.map(|body| shown_body(body.bytes));
+    let StoredEvent { record: event, body } = office.history.load(id, true).await?.ok_or_else(unknown_event)?;
+    let body = body.map(shown_body);
     let (timeline, forgotten, charset) = (timeline(&event), event.timeline.forgotten(), event.charset.clone());
     let mut shown = json!(Summary::from(event));
     shown["timeline"] = json!(timeline);
@@ -139,7 +160,7 @@ fn shown_body(bytes: Vec<u8>) -> (String, &'static str) {
 /// `GET /api/v1/export?from=`: some events as they are kept, oldest first, and where the next ones begin.
 async fn export(_: Operator, office: web::Data<Office>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let from = Parameters::read(&request, &["from"])?.parsed("from", "the next of any export, a number")?;
-    json(HttpResponse::Ok(), &office.store.export(from.unwrap_or(0), MAX_LIMIT).await?)
+    json(HttpResponse::Ok(), &office.backup.export(from.unwrap_or(0), MAX_LIMIT).await?)
 }
 
 /// One line of an event's timeline.
@@ -161,7 +182,7 @@ fn timeline(event: &EventRecord) -> Vec<Moment> {
 }
 
 async fn retry(_: Operator, office: web::Data<Office>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    amend(&office, &id, Amendment::Rerun).await
+    amend(&office, &id, OperatorAction::Rerun).await
 }
 
 /// The fields of a result, and no others: one that is misspelt would be lost on the way to the marketplace.
@@ -188,11 +209,11 @@ async fn resolve(
         (false, None) => EventResult { error_code: Some(ErrorCode::UnknownError), ..result },
         _ => result,
     };
-    amend(&office, &id.to_string(), Amendment::Resolve(result)).await
+    amend(&office, &id.to_string(), OperatorAction::Resolve(result)).await
 }
 
-async fn amend(office: &Office, id: &str, amendment: Amendment) -> Result<HttpResponse, Problem> {
-    let event = office.store.amend(parse_id(id)?, amendment, office.clock.read()).await?;
+async fn amend(office: &Office, id: &str, action: OperatorAction) -> Result<HttpResponse, Problem> {
+    let event = office.inbox.amend(parse_id(id)?, action, office.clock.read()).await?;
     tracing::info!(event.id = %event.id, state = %event.state, "changed by an operator");
     json(HttpResponse::Accepted(), &Summary::from(event))
 }

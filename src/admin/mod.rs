@@ -24,12 +24,14 @@ use crate::clock::Clock;
 use crate::config::Secret;
 use crate::printable;
 use crate::shutdown::Held;
-use crate::store::EventStore;
+use crate::store::{Backup, History, Inbox};
 use problem::Problem;
 
 /// What the private listener works with.
 pub struct Office {
-    store: Arc<dyn EventStore>,
+    inbox: Arc<dyn Inbox>,
+    history: Arc<dyn History>,
+    backup: Arc<dyn Backup>,
     authenticator: Arc<Authenticator>,
     clock: Arc<dyn Clock>,
     token: Option<Secret>,
@@ -43,14 +45,14 @@ impl Office {
     /// The private listener of a store.
     #[must_use]
     pub(crate) fn new(
-        store: Arc<dyn EventStore>,
+        (inbox, history, backup): (Arc<dyn Inbox>, Arc<dyn History>, Arc<dyn Backup>),
         authenticator: Arc<Authenticator>,
         clock: Arc<dyn Clock>,
         token: Option<Secret>,
         delivery_ended: CancellationToken,
         held: Held,
     ) -> Self {
-        Self { store, authenticator, clock, token, delivery_ended, _held: held }
+        Self { inbox, history, backup, authenticator, clock, token, delivery_ended, _held: held }
     }
 
     /// Adds the private routes to a server.
@@ -105,7 +107,7 @@ fn json(mut response: HttpResponseBuilder, value: &impl Serialize) -> Result<Htt
 }
 
 async fn is_ready(office: web::Data<Office>) -> HttpResponse {
-    crate::receive::ready(&office.store, &office.delivery_ended).await
+    crate::receive::ready(&office.inbox, &office.delivery_ended).await
 }
 
 fn no_such_route() -> Problem {

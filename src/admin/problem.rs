@@ -70,7 +70,7 @@ impl From<KeyringError> for Problem {
     fn from(error: KeyringError) -> Self {
         let status = match &error {
             KeyringError::Changed => StatusCode::CONFLICT,
-            KeyringError::Vault(_) => StatusCode::SERVICE_UNAVAILABLE,
+            KeyringError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             KeyringError::Damaged | KeyringError::Randomness(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

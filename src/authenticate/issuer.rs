@@ -15,11 +15,11 @@ use super::guard::{Guard, Refused};
 use super::keyring::{KeyInfo, Keyring, KeyringError};
 use super::remembered::Remembered;
 use super::shared_secret::{Client, proven};
-use super::vault::Vault;
 use super::{AuthenticationError, Caller};
 use crate::clock::Timestamp;
 use crate::config::{Config, Oauth2};
 use crate::event::BaseUrl;
+use crate::store::Secrets;
 
 /// The scope of every token, where none is configured.
 pub(super) const SCOPE: &str = "notifications";
@@ -111,10 +111,10 @@ struct Claims {
 }
 
 impl Issuer {
-    /// An issuer for the integrations with the kind `oauth2`, on the keys in `vault`; none, if there are none.
+    /// An issuer for the integrations with the kind `oauth2`, on the keys in `secrets`; none, if there are none.
     pub(super) async fn open(
         config: &Config,
-        vault: Arc<dyn Vault>,
+        secrets: Arc<dyn Secrets>,
         now: Timestamp,
     ) -> Result<Option<Self>, KeyringError> {
         let identity = identity(&config.server.public_url).to_owned();
@@ -132,7 +132,7 @@ impl Issuer {
             }
         }
         let Some(longest_lifetime) = grants.iter().map(|grant| grant.lifetime).max() else { return Ok(None) };
-        let keyring = Keyring::open(vault, longest_lifetime, now).await?;
+        let keyring = Keyring::open(secrets, longest_lifetime, now).await?;
         Ok(Some(Self { identity, clients, grants, longest_lifetime, keyring, validation, verified: Remembered::new() }))
     }
 
@@ -282,17 +282,12 @@ fn identity(public_url: &BaseUrl) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::sync::Mutex;
-
-    use async_trait::async_trait;
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jsonwebtoken::EncodingKey;
-    use secrecy::SecretSlice;
 
     use super::*;
-    use crate::authenticate::{Nonce, VaultError};
+    use crate::store::memory::MemoryStore;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -301,37 +296,8 @@ mod tests {
         Guard::new(Arc::new(crate::clock::SystemClock))
     }
 
-    #[derive(Default)]
-    struct InMemory(Mutex<HashMap<String, SecretSlice<u8>>>);
-
-    #[async_trait]
-    impl Vault for InMemory {
-        async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, VaultError> {
-            Ok(self.0.lock().expect("unpoisoned").entry(name.to_owned()).or_insert(fresh).clone())
-        }
-
-        async fn replace_secret(
-            &self,
-            name: &str,
-            held: &SecretSlice<u8>,
-            fresh: SecretSlice<u8>,
-        ) -> Result<bool, VaultError> {
-            let mut kept = self.0.lock().expect("unpoisoned");
-            let is_held = kept.get(name).is_some_and(|kept| kept.expose_secret() == held.expose_secret());
-            if is_held {
-                kept.insert(name.to_owned(), fresh);
-            }
-            Ok(is_held)
-        }
-
-        async fn use_nonce(&self, _: Nonce, _: Timestamp) -> Result<bool, VaultError> {
-            unreachable!("tokens have no nonce")
-        }
-    }
-
-    async fn open(vault: &Arc<InMemory>, config: &Config, now: Timestamp) -> Issuer {
-        let vault: Arc<dyn Vault> = Arc::clone(vault) as _;
-        Issuer::open(config, vault, now).await.expect("opens").expect("is used")
+    async fn open(store: &Arc<MemoryStore>, config: &Config, now: Timestamp) -> Issuer {
+        Issuer::open(config, Arc::clone(store) as _, now).await.expect("opens").expect("is used")
     }
 
     async fn issuer() -> Issuer {
@@ -445,8 +411,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_was_rotated_out_verifies_until_the_last_of_its_tokens_has_ended() {
-        let vault = Arc::default();
-        let issuer = open(&vault, &config("token_lifetime = \"1h\""), NOW).await;
+        let store = Arc::default();
+        let issuer = open(&store, &config("token_lifetime = \"1h\""), NOW).await;
         let old = token(&issuer, NOW);
         let keys = issuer.rotate(false, NOW).await.expect("rotates");
         assert_eq!((keys.len(), keys[0].verifies_until.is_some(), keys[1].verifies_until.is_some()), (2, true, false));
@@ -456,8 +422,8 @@ mod tests {
         for token in [&old, &new] {
             assert!(issuer.verify(token, last).is_ok());
         }
-        // Another process on the same vault, with tokens that live shorter.
-        let after = open(&vault, &config("token_lifetime = \"1m\""), last).await;
+        // Another process on the same store, with tokens that live shorter.
+        let after = open(&store, &config("token_lifetime = \"1m\""), last).await;
         for token in [&old, &new] {
             assert!(after.verify(token, last).is_ok());
         }
@@ -478,8 +444,8 @@ mod tests {
 
     #[tokio::test]
     async fn two_who_rotate_at_once_lose_no_key() {
-        let vault = Arc::default();
-        let (one, other) = (open(&vault, &Config::defaults(), NOW).await, open(&vault, &Config::defaults(), NOW).await);
+        let store = Arc::default();
+        let (one, other) = (open(&store, &Config::defaults(), NOW).await, open(&store, &Config::defaults(), NOW).await);
         one.rotate(false, NOW).await.expect("rotates");
         assert!(matches!(other.rotate(false, NOW).await, Err(KeyringError::Changed)));
     }

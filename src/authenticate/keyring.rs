@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::vault::{Vault, VaultError};
 use crate::clock::Timestamp;
+use crate::store::{Secrets, StoreError};
 
-/// Name of the keys in the vault.
+/// Name of the keys in the store.
 const NAME: &str = "issuer.keys";
 /// A key is kept this much longer than its tokens, for those that were being signed when it retired.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -23,10 +23,10 @@ const MARGIN: Duration = Duration::from_mins(1);
 /// Why the signing keys cannot be read or changed.
 #[derive(Debug, Error)]
 pub enum KeyringError {
-    /// The vault.
+    /// The store.
     #[error("the signing keys can be neither read nor kept: {0}")]
-    Vault(#[from] VaultError),
-    /// What the vault holds is no set of keys.
+    Store(#[from] StoreError),
+    /// What the store holds is no set of keys.
     #[error("the signing keys in the store cannot be read; restore the store from a backup")]
     Damaged,
     /// Somebody else changed them meanwhile.
@@ -49,7 +49,7 @@ pub struct KeyInfo {
     pub verifies_until: Option<String>,
 }
 
-/// As the vault keeps it.
+/// As the store keeps it.
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredKey {
     kid: String,
@@ -66,14 +66,14 @@ pub(super) struct Keys {
     pub(super) signing: EncodingKey,
     verifying: HashMap<String, (DecodingKey, Timestamp)>,
     stored: Vec<StoredKey>,
-    /// As the vault holds them.
+    /// As the store holds them.
     held: SecretSlice<u8>,
 }
 
 /// The keys, as they are and as they change.
 pub(super) struct Keyring {
     keys: RwLock<Arc<Keys>>,
-    vault: Arc<dyn Vault>,
+    secrets: Arc<dyn Secrets>,
 }
 
 impl StoredKey {
@@ -123,11 +123,15 @@ fn sealed(stored: &[StoredKey]) -> SecretSlice<u8> {
 }
 
 impl Keyring {
-    /// Opens the keys in `vault`, making the first if there is none; tokens may be good for up to `lifetime`.
-    pub(super) async fn open(vault: Arc<dyn Vault>, lifetime: Duration, now: Timestamp) -> Result<Self, KeyringError> {
+    /// Opens the keys in `secrets`, making the first if there is none; tokens may be good for up to `lifetime`.
+    pub(super) async fn open(
+        secrets: Arc<dyn Secrets>,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Self, KeyringError> {
         let fresh = sealed(&[StoredKey::fresh(lifetime, now)?]);
-        let keys = Keys::read(vault.secret(NAME, fresh).await?)?;
-        let keyring = Self { keys: RwLock::new(Arc::new(keys)), vault };
+        let keys = Keys::read(secrets.create(NAME, fresh).await?)?;
+        let keyring = Self { keys: RwLock::new(Arc::new(keys)), secrets };
         let mut stored = keyring.current().stored.clone();
         if let Some(signing) = stored.iter_mut().rfind(|key| key.retired.is_none())
             && signing.longest_lifetime < lifetime.as_secs()
@@ -168,7 +172,7 @@ impl Keyring {
     async fn replace(&self, stored: Vec<StoredKey>) -> Result<(), KeyringError> {
         let held = self.current();
         let fresh = sealed(&stored);
-        if !self.vault.replace_secret(NAME, &held.held, fresh.clone()).await? {
+        if !self.secrets.replace(NAME, &held.held, fresh.clone()).await? {
             return Err(KeyringError::Changed);
         }
         let keys = Arc::new(Keys::of(stored, fresh)?);

@@ -25,7 +25,6 @@ mod keyring;
 mod oauth1;
 mod remembered;
 mod shared_secret;
-mod vault;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -44,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Outbound};
 use crate::egress::EgressError;
+use crate::store::Secrets;
 use credentials::Credentials;
 use guard::{Guard, Refused};
 use introspection::Introspector;
@@ -55,7 +55,6 @@ use shared_secret::{Client, proven};
 pub use credentials::{NameAndPassword, Presented};
 pub use issuer::{IssuedToken, Issuer, TokenRefused, TokenRequest};
 pub use keyring::{KeyInfo, KeyringError};
-pub use vault::{Nonce, Vault, VaultError};
 
 /// A caller that proved who it is, and the integration it may notify.
 ///
@@ -171,8 +170,8 @@ impl Authenticator {
     /// # Errors
     /// If our own signing keys can be neither read nor kept, or there is no way to an identity provider. That one
     /// does not answer is no error here.
-    pub async fn set_up(config: &Config, vault: Arc<dyn Vault>, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
-        let issuer = Issuer::open(config, Arc::clone(&vault), clock.now()).await?;
+    pub async fn set_up(config: &Config, secrets: Arc<dyn Secrets>, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
+        let issuer = Issuer::open(config, Arc::clone(&secrets), clock.now()).await?;
         let (mut verifiers, mut introspectors, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let mut sources = HashMap::new();
         for (place, integration) in config.integrations.iter().enumerate() {
@@ -200,7 +199,7 @@ impl Authenticator {
                 }
             }
         }
-        let signatures = SignatureVerifier::new(config, vault);
+        let signatures = SignatureVerifier::new(config, secrets);
         let challenge = challenge(!names.is_empty(), signatures.is_some());
         Ok(Self {
             issuer,

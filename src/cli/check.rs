@@ -69,7 +69,7 @@ async fn check_store(config: &Config) -> Result<String, String> {
     match open_store(config, &clock).await {
         Ok(store) => {
             store.ready().await.map_err(|error| error.to_string())?;
-            Ok(format!("{place}: {}", store.durability()))
+            Ok(format!("{place}: {}", store.describe().durability))
         }
         Err(OpenError::Locked { .. }) => {
             // The doorbell that has it open can say whether it is well.

@@ -3,13 +3,15 @@
 mod fetch;
 mod handle;
 mod handler_threads;
-mod hands;
+mod permits;
 mod report;
 mod retry;
+mod stages;
 mod worker;
 
 pub use retry::RetrySchedule;
-pub use worker::{Integration, Worker};
+pub use stages::Integration;
+pub use worker::Worker;
 
 use std::time::Duration;
 
@@ -81,4 +83,9 @@ impl StageError {
     pub(crate) fn with_body(self, body: Body) -> Self {
         Self { unreadable: Some(body), ..self }
     }
+}
+
+/// A draw for the jitter; where the system has no randomness any number serves.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Door;
-use crate::store::EventStore;
+use crate::store::Inbox;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
     app.service(super::readable("/health/live", live)).service(super::readable("/health/ready", is_ready));
@@ -19,7 +19,7 @@ pub async fn live() -> HttpResponse {
 
 /// The same to anybody: why it is not ready is logged no oftener than a log can bear.
 async fn is_ready(door: web::Data<Door>) -> HttpResponse {
-    let readiness = readiness(&door.store, &door.delivery_ended).await;
+    let readiness = readiness(&door.inbox, &door.delivery_ended).await;
     if let Err(error) = &readiness
         && let Some(times) = door.log.admit("not_ready")
     {
@@ -29,19 +29,19 @@ async fn is_ready(door: web::Data<Door>) -> HttpResponse {
 }
 
 /// Whether a notification would be taken now, and worked. Why not is logged, not told.
-pub(crate) async fn ready(store: &Arc<dyn EventStore>, delivery_ended: &CancellationToken) -> HttpResponse {
-    let readiness = readiness(store, delivery_ended).await;
+pub(crate) async fn ready(inbox: &Arc<dyn Inbox>, delivery_ended: &CancellationToken) -> HttpResponse {
+    let readiness = readiness(inbox, delivery_ended).await;
     if let Err(error) = &readiness {
         tracing::warn!(%error, "not ready");
     }
     readiness_answer(&readiness)
 }
 
-async fn readiness(store: &Arc<dyn EventStore>, delivery_ended: &CancellationToken) -> Result<(), String> {
+async fn readiness(inbox: &Arc<dyn Inbox>, delivery_ended: &CancellationToken) -> Result<(), String> {
     if delivery_ended.is_cancelled() {
         return Err("no events are delivered any more; restart doorbell".to_owned());
     }
-    store.ready().await.map_err(|error| error.to_string())
+    inbox.ready().await.map_err(|error| error.to_string())
 }
 
 fn readiness_answer(readiness: &Result<(), String>) -> HttpResponse {

@@ -13,7 +13,7 @@ use crate::config::Answers;
 use crate::event::{
     EventId, EventRecord, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State,
 };
-use crate::store::{Amendment, Recorded, StoreError, Watch};
+use crate::store::{OperatorAction, Recorded, StoreError, Subscription};
 
 /// How long a marketplace waits for an answer. A result that is ready later is reported.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
@@ -171,15 +171,15 @@ impl Door {
             .answered_by(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
         // An event that an earlier release recorded under this spelling of its URL keeps its name.
         if let Some(former) = former
-            && self.store.event(former).await?.is_some()
+            && self.history.load(former, false).await?.is_some()
         {
             notification = notification.known_as(former);
         }
         let id = notification.id();
-        let watch = may_wait.then(|| self.store.watch(id));
+        let subscription = may_wait.then(|| self.history.subscribe(id));
         // What is recorded after that is worked all the same; no 2xx was promised for it.
         let recorded = tokio::select! {
-            recorded = self.store.record(&notification, now) => recorded,
+            recorded = self.inbox.record(&notification, now) => recorded,
             () = self.clock.sleep(RECORD_PATIENCE) => {
                 Err(StoreError::Unavailable("it does not write in time".to_owned()))
             }
@@ -206,8 +206,8 @@ impl Door {
         if announced.kind() == Some(&EventType::SubscriptionNotice) {
             return Ok(Answer::Over(EventResult::success(words)));
         }
-        let decided = match watch {
-            Some(watch) => self.until_decided(id, watch, integration, announced).await,
+        let decided = match subscription {
+            Some(subscription) => self.until_decided(id, subscription, integration, announced).await,
             None => None,
         };
         Ok(decided.unwrap_or(Answer::Accepted(words)))
@@ -223,9 +223,9 @@ impl Door {
         let brought_forward = match event.state {
             // The first caller is about to be answered, or its time runs out and the result is reported.
             State::Handled if event.left_to_answer => Ok(()),
-            State::Received | State::Fetched | State::Handled => self.store.hasten(event.id, now).await,
+            State::Received | State::Fetched | State::Handled => self.inbox.make_due(event.id, now).await,
             State::Dead if event.may_recover || event.result.is_some() => {
-                match self.store.amend(event.id, Amendment::Rerun, now).await {
+                match self.inbox.amend(event.id, OperatorAction::Rerun, now).await {
                     // Another duplicate was first.
                     Ok(_) | Err(StoreError::Illegal(_)) => Ok(()),
                     Err(error) => Err(error),
@@ -250,14 +250,14 @@ impl Door {
     async fn until_decided(
         &self,
         id: EventId,
-        mut watch: Watch,
+        mut subscription: Subscription,
         integration: &Integration,
         announced: &Announced,
     ) -> Option<Answer> {
         let start = self.clock.monotonic();
         let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
         loop {
-            let event = self.store.event(id).await.ok().flatten()?;
+            let event = self.history.load(id, false).await.ok().flatten()?.record;
             let kind = event.kind.as_ref();
             let decided = match (event.state, &event.result) {
                 (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
@@ -278,7 +278,7 @@ impl Door {
             }
             let patience = if kind.or(announced.kind()).is_some() { RESULT_PATIENCE } else { FETCH_PATIENCE };
             tokio::select! {
-                () = watch.moved() => {}
+                () = subscription.changed() => {}
                 () = self.clock.sleep_until(start.plus(patience)) => return None,
             }
         }
@@ -288,7 +288,7 @@ impl Door {
     async fn note_as_handed_over(&self, id: EventId) {
         let spread = getrandom::u64().unwrap_or_default() % HANDED_OVER_SPREAD_MILLIS;
         let wait = HANDED_OVER_AT_LEAST + Duration::from_millis(spread);
-        match self.store.amend(id, Amendment::HandedOver { wait }, self.clock.read()).await {
+        match self.inbox.amend(id, OperatorAction::HandedOver { wait }, self.clock.read()).await {
             // Of callers that wait for one event each is given the result; another one was first.
             Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
             Err(error) => {

@@ -7,15 +7,15 @@ use secrecy::{ExposeSecret, SecretSlice};
 use sled::IVec;
 use tokio::sync::oneshot;
 
-use super::super::agenda::Agenda;
-use super::super::{Sequence, StoreError};
 use super::index::{Entry, Name};
-use super::layout::{ENDED, IN_PROGRESS, NONCE, SECRET, key};
-use crate::clock::Timestamp;
+use super::layout::{ENDED, IN_PROGRESS, PassingKey, key, secret_key};
 use crate::event::{EventId, EventRecord};
+use crate::store::error::StoreError;
+use crate::store::local::scheduler::Scheduler;
+use crate::store::stored_event::Sequence;
 
-/// Bytes of a nonce's key.
-const NONCE_KEY: usize = 1 + 8 + 16;
+/// Writes that are made durable together at most.
+pub(super) const BATCH: usize = 1024;
 
 /// Writes that become durable together, and who waits for them.
 ///
@@ -41,9 +41,16 @@ pub(super) struct Changes {
     pub(super) records: HashMap<Sequence, Arc<EventRecord>>,
     sequences: HashMap<EventId, Sequence>,
     secrets: HashMap<String, SecretSlice<u8>>,
-    nonces: HashSet<[u8; NONCE_KEY]>,
+    /// Secrets that are kept for a time, as they are left.
+    passing: HashMap<PassingKey, Passing>,
     /// Events that are removed.
     pruned: HashSet<Sequence>,
+}
+
+/// A secret that is kept for a time, as a group leaves it.
+pub(super) enum Passing {
+    Kept(SecretSlice<u8>),
+    Taken,
 }
 
 impl Changes {
@@ -54,13 +61,13 @@ impl Changes {
         self.records.extend(other.records.drain());
         self.sequences.extend(other.sequences.drain());
         self.secrets.extend(other.secrets.drain());
-        self.nonces.extend(other.nonces.drain());
+        self.passing.extend(other.passing.drain());
         self.pruned.extend(other.pruned.drain());
     }
 }
 
 /// Called with whether the group is durable.
-pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
+pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Scheduler) + Send>;
 
 impl Group {
     /// Takes in what `prepare` prepares, or nothing of it if that fails.
@@ -153,27 +160,25 @@ impl Group {
         self.part.secrets.get(name).or_else(|| self.whole.secrets.get(name))
     }
 
-    /// Notes that this group uses a nonce; says whether it is the first to do so.
-    pub(super) fn use_nonce(&mut self, key: [u8; NONCE_KEY]) -> bool {
-        !self.whole.nonces.contains(&key) && self.part.nonces.insert(key)
+    /// How this group leaves a secret that is kept for a time, if it does.
+    pub(super) fn passing(&self, key: &PassingKey) -> Option<&Passing> {
+        self.part.passing.get(key).or_else(|| self.whole.passing.get(key))
+    }
+
+    pub(super) fn put_passing(&mut self, key: PassingKey, value: SecretSlice<u8>) {
+        self.put(key, value.expose_secret());
+        self.part.passing.insert(key, Passing::Kept(value));
+    }
+
+    pub(super) fn remove_passing(&mut self, key: PassingKey) {
+        self.remove(&key);
+        self.part.passing.insert(key, Passing::Taken);
     }
 
     pub(super) fn put_secret(&mut self, name: &str, secret: SecretSlice<u8>) {
         self.put(secret_key(name), secret.expose_secret());
         self.part.secrets.insert(name.to_owned(), secret);
     }
-}
-
-pub(super) fn secret_key(name: &str) -> Vec<u8> {
-    [&[SECRET], name.as_bytes()].concat()
-}
-
-/// In order of the moments, so that those that may be forgotten lie together.
-pub(super) fn nonce_key(until: Timestamp, nonce: [u8; 16]) -> [u8; NONCE_KEY] {
-    let mut key = [NONCE; NONCE_KEY];
-    key[1..9].copy_from_slice(&u64::try_from(until.as_millis()).unwrap_or(0).to_be_bytes());
-    key[9..].copy_from_slice(&nonce);
-    key
 }
 
 /// Tells at once why nothing was prepared.
@@ -211,7 +216,8 @@ mod tests {
             group.leave(7, record);
             group.put_secret(token, b"secret".to_vec().into());
             group.prune(8);
-            assert!(group.use_nonce([9; NONCE_KEY]));
+            assert!(group.passing(&[9; 25]).is_none());
+            group.put_passing([9; 25], vec![1].into());
         };
         let seen = |group: &Group, token: &str| {
             let id = notification(token).id();
@@ -222,7 +228,7 @@ mod tests {
         let mut group = Group::default();
         let failed: Result<(), _> = group.attempt(|group| {
             prepare(group, "a");
-            assert_eq!(seen(group, "a"), ([true; 3], true, true, 3));
+            assert_eq!(seen(group, "a"), ([true; 3], true, true, 4));
             Err(StoreError::Overloaded)
         });
         assert_eq!(failed, Err(StoreError::Overloaded));
@@ -237,7 +243,7 @@ mod tests {
             Err(StoreError::Held)
         });
         assert_eq!(failed, Err(StoreError::Held));
-        assert_eq!(seen(&group, "b"), ([true; 3], true, true, 3));
-        assert!(!group.use_nonce([9; NONCE_KEY]));
+        assert_eq!(seen(&group, "b"), ([true; 3], true, true, 4));
+        assert!(matches!(group.passing(&[9; 25]), Some(Passing::Kept(_))));
     }
 }

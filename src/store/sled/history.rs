@@ -1,0 +1,98 @@
+//! Showing events, and removing those that are old; how accounts stand.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sled::Tree;
+
+use super::SledStore;
+use super::index::Name;
+use super::records::newest_first;
+use super::retention::Found;
+use super::writer::Write;
+use crate::clock::Timestamp;
+use crate::event::{AccountStatus, EventId};
+use crate::store::accounts::Accounts;
+use crate::store::codec;
+use crate::store::error::StoreError;
+use crate::store::history::{Filter, History, Page, Pruned};
+use crate::store::local::lock;
+use crate::store::local::subscriptions::Subscription;
+use crate::store::retention::Retention;
+use crate::store::stored_event::{Sequence, StoredEvent};
+
+/// Records that one call looks at, at most.
+const LOOKED_AT: usize = 4096;
+
+/// Does what reads much of the disk where nobody waits for a thread.
+async fn aside<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(read).await.map_err(|error| StoreError::Unavailable(error.to_string()))?
+}
+
+fn page(tree: &Tree, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+    let mut page = Page::default();
+    for (looked_at, entry) in newest_first(tree, before).enumerate() {
+        let (sequence, bytes) = entry?;
+        if page.events.len() + page.unreadable.len() == limit || looked_at == LOOKED_AT {
+            page.next = Some(sequence + 1);
+            break;
+        }
+        match codec::decode(&bytes) {
+            Ok(event) if filter.shows(&event) => page.events.push(event),
+            Ok(_) => {}
+            Err(error) => page.unreadable.push((sequence, error.to_string())),
+        }
+    }
+    Ok(page)
+}
+
+#[async_trait]
+impl History for SledStore {
+    async fn load(&self, id: EventId, with_body: bool) -> Result<Option<StoredEvent>, StoreError> {
+        let Some((sequence, record)) = self.lookup.event(id)? else { return Ok(None) };
+        let body = if with_body { self.lookup.body(sequence, &record)? } else { None };
+        Ok(Some(StoredEvent { record, body }))
+    }
+
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        let (tree, filter) = (self.lookup.tree.clone(), filter.clone());
+        aside(move || page(&tree, &filter, before, limit)).await
+    }
+
+    async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let sweep = *lock(&self.sweep);
+        let (tree, waiting_to) = (self.lookup.tree.clone(), Arc::clone(&self.waiting_to));
+        let Found { old, mut rest } = aside(move || sweep.look(&tree, moment, now, limit, &waiting_to)).await?;
+        let mut removed = 0;
+        if !old.is_empty() {
+            let outcome = self.write(|reply| Write::Prune(old, moment, reply)).await?;
+            removed = outcome.count;
+            if let Some(left) = outcome.left {
+                rest = Some(rest.unwrap_or(sweep).from(left));
+            }
+        }
+        *lock(&self.sweep) = rest.unwrap_or_default();
+        Ok(Pruned { removed, is_through: rest.is_none() })
+    }
+
+    async fn retention(&self) -> Result<Option<Retention>, StoreError> {
+        self.lookup.retention()
+    }
+
+    async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
+        self.write(|reply| Write::Retention(retention, reply)).await
+    }
+
+    fn subscribe(&self, id: EventId) -> Subscription {
+        self.kept.subscriptions.begin(id)
+    }
+}
+
+#[async_trait]
+impl Accounts for SledStore {
+    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
+        self.lookup.account_status(Name::of_account(integration, account))
+    }
+}
