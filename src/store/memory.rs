@@ -402,7 +402,5 @@ impl EventStore for MemoryStore {
 #[cfg(test)]
 mod tests {
     // It ends with its process.
-    super::super::conformance::conformance!((crate::store::memory::MemoryStore::new(), ()), |(): &(), _| None::<
-        crate::store::memory::MemoryStore,
-    >);
+    super::super::conformance::conformance!(400, (crate::store::memory::MemoryStore::new(), ()), None);
 }

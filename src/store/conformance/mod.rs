@@ -9,6 +9,7 @@ pub(super) mod order;
 pub(super) mod queue;
 pub(super) mod secrets;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Advanced, Claim, Completion, EventStore, Progress};
@@ -110,16 +111,17 @@ pub(in crate::store) async fn idle_until(store: &dyn EventStore, saturated: &[St
     store.claim(0, saturated, now).await.expect("the store answers").idle_until
 }
 
-/// What `restart` opens again: an aid to inference.
-pub(in crate::store) fn restarted<K, S>(restart: impl Fn(&K, Now) -> Option<S>, kept: &K, now: Now) -> Option<S> {
-    restart(kept, now)
+/// Two handles to one store of this process.
+pub(in crate::store) fn both_handles(store: impl EventStore) -> model::Handles {
+    let store: Arc<dyn EventStore> = Arc::new(store);
+    [Arc::clone(&store), store]
 }
 
 /// Stamps the suite out for one store: `$open` makes a fresh one and whatever must outlive it, and `$restart` opens it
-/// again from that, as another process would.
+/// again from that, as another process would, if it can. The model runs `$cases` times.
 macro_rules! conformance {
-    ($open:expr, $restart:expr) => {
-        $crate::store::conformance::conformance! { $open, $restart;
+    ($cases:expr, $open:expr, $restart:expr) => {
+        $crate::store::conformance::conformance! { $cases, $open, $restart;
             inbox {
                 a_new_event_is_recorded_once_and_then_known
                 fifty_notifications_at_once_are_one_event
@@ -176,7 +178,7 @@ macro_rules! conformance {
             }
         }
     };
-    ($open:expr, $restart:expr; $($noun:ident { $($sentence:ident)+ })+) => {
+    ($cases:expr, $open:expr, $restart:expr; $($noun:ident { $($sentence:ident)+ })+) => {
         mod conforms {
             $($(#[tokio::test]
             async fn $sentence() {
@@ -186,16 +188,11 @@ macro_rules! conformance {
 
             #[test]
             fn claims_order_and_leases_are_as_the_model_has_them_for_two_replicas() {
-                use std::sync::Arc;
-                let both = |store| {
-                    let store: Arc<dyn $crate::store::EventStore> = Arc::new(store);
-                    [Arc::clone(&store), store]
-                };
                 let open = || {
                     let (store, kept) = $open;
-                    (both(store), kept)
+                    ($crate::store::conformance::both_handles(store), kept)
                 };
-                $crate::store::conformance::model::holds(open, |kept, now| $crate::store::conformance::restarted($restart, kept, now).map(both));
+                $crate::store::conformance::model::holds($cases, open, $restart);
             }
         }
     };

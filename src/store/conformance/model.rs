@@ -9,12 +9,13 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use super::{at, dead, fetched, id, notification, record, retry, wall};
 use crate::clock::{Moment, Now};
 use crate::event::State;
+use crate::store::memory::MemoryStore;
 use crate::store::{
     Advanced, Claim, Completion, EventStore, LEASE, LONGEST_PAUSE, QueueError, READ_IN_ORDER, StoreError,
 };
 
 /// Two handles to one store, as two replicas have them.
-type Handles = [Arc<dyn EventStore>; 2];
+pub(in crate::store) type Handles = [Arc<dyn EventStore>; 2];
 
 /// One event as the guarantees speak of it.
 #[expect(clippy::struct_excessive_bools, reason = "a model says each fact by itself")]
@@ -361,10 +362,13 @@ impl Model {
     }
 }
 
-/// Runs the model beside stores that `open` makes. `restart` opens one again as another process would, if that can be.
-pub(in crate::store) fn holds<K>(open: impl Fn() -> (Handles, K), restart: impl Fn(&K, Now) -> Option<Handles>) {
+/// Opens a store again as another process would.
+pub(in crate::store) type Restart<K> = fn(&K, Now) -> Handles;
+
+/// Runs the model `cases` times beside stores that `open` makes, and that `restart` opens again, if that can be done.
+pub(in crate::store) fn holds<K>(cases: u32, open: impl Fn() -> (Handles, K), restart: Option<Restart<K>>) {
     let is_asked_for_more = std::env::var_os("PROPTEST_CASES").is_some();
-    let config = if is_asked_for_more { ProptestConfig::default() } else { ProptestConfig::with_cases(48) };
+    let config = if is_asked_for_more { ProptestConfig::default() } else { ProptestConfig::with_cases(cases) };
     let config = ProptestConfig { failure_persistence: None, ..config };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let ran = TestRunner::new(config).run(&prop::collection::vec(any_action(), 1..100), |actions| {
@@ -372,14 +376,13 @@ pub(in crate::store) fn holds<K>(open: impl Fn() -> (Handles, K), restart: impl 
             let (handles, kept) = open();
             let mut model = Model::new(handles);
             for action in actions {
-                if matches!(action, Action::Restart) {
-                    model.handles = [(); 2].map(|()| Arc::new(crate::store::memory::MemoryStore::new()) as _);
-                    match restart(&kept, model.now()) {
-                        Some(handles) => model.restarted(handles).await,
-                        None => return Ok(()),
+                match (action, restart) {
+                    (Action::Restart, Some(restart)) => {
+                        // Whoever has the store lets go of it first.
+                        model.handles = [(); 2].map(|()| Arc::new(MemoryStore::new()) as _);
+                        model.restarted(restart(&kept, model.now())).await;
                     }
-                } else {
-                    model.take(action).await?;
+                    (action, _) => model.take(action).await?,
                 }
             }
             Ok(())

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::SledStore;
 use super::records::oldest_first;
+use super::store::SledStore;
 use super::writer::Write;
 use crate::clock::Now;
 use crate::store::backup::{Backup, EXPORTED_BYTES, Exported};

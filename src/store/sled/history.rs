@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sled::Tree;
 
-use super::SledStore;
 use super::index::Name;
 use super::records::newest_first;
 use super::retention::Found;
+use super::store::SledStore;
 use super::writer::Write;
 use crate::clock::Timestamp;
 use crate::event::{AccountStatus, EventId};

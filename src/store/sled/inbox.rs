@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::SledStore;
+use super::store::SledStore;
 use super::writer::Write;
 use crate::clock::Now;
 use crate::event::{EventId, EventRecord, Notification};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::SledStore;
 use super::prepare::{Step, in_chunks};
 use super::records::stored_record;
+use super::store::SledStore;
 use super::writer::Write;
 use crate::clock::Now;
 use crate::event::{Body, Change, EventRecord};

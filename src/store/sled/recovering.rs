@@ -12,7 +12,7 @@ use secrecy::SecretSlice;
 use super::directory::OpenError;
 use super::error::closed;
 use super::index::Sizes;
-use super::{Kept, SledStore};
+use super::store::{Kept, SledStore};
 use crate::clock::{Clock, Now, Timestamp};
 use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 use crate::store::local::lock;
@@ -339,40 +339,110 @@ impl EventStore for RecoveringStore {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::{ManualClock, Moment, SystemClock};
+    use crate::store::conformance::{at, claim, dead, fetched, notification, record};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn open(directory: &tempfile::TempDir) -> RecoveringStore {
+        RecoveringStore::open(directory.path(), false, Arc::new(SystemClock)).expect("opens")
+    }
+
     crate::store::conformance::conformance!(
+        48,
         {
             let directory = tempfile::tempdir().expect("a directory");
-            let clock = std::sync::Arc::new(crate::clock::SystemClock);
-            let store = crate::store::sled::RecoveringStore::open(directory.path(), false, clock).expect("opens");
-            (store, directory)
+            (super::open(&directory), directory)
         },
-        |directory: &tempfile::TempDir, now: crate::clock::Now| {
-            let clock = crate::clock::ManualClock::starting_at(now.wall);
-            clock.advance(now.monotonic.since(crate::clock::Moment::default()));
+        Some(|directory: &tempfile::TempDir, now| {
+            let clock = super::ManualClock::starting_at(now.wall);
+            clock.advance(now.monotonic.since(super::Moment::default()));
             clock.set(now.wall);
-            let clock = std::sync::Arc::new(clock);
-            Some(crate::store::sled::RecoveringStore::open(directory.path(), false, clock).expect("opens"))
-        }
+            let store = super::RecoveringStore::open(directory.path(), false, std::sync::Arc::new(clock));
+            crate::store::conformance::both_handles(store.expect("opens"))
+        })
     );
+
+    /// Has the store fail, and waits until it is open again.
+    async fn fail(store: &RecoveringStore) {
+        let failed = store.store().expect("it is open");
+        failed.end_writer();
+        drop(failed);
+        assert!(store.ready().await.is_err());
+        until_open(store).await;
+    }
+
+    async fn until_open(store: &RecoveringStore) {
+        let opened = async {
+            while store.ready().await.is_err() {
+                store.wakeup().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, opened).await.expect("is opened");
+    }
+
+    #[tokio::test]
+    async fn who_holds_an_event_while_the_store_fails_holds_it_still_and_repeats_what_was_not_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(&directory);
+        for token in ["1", "2"] {
+            store.record(&notification(token), at(0)).await.expect("recorded");
+        }
+        let first = claim(&store, at(0)).await.expect("one event");
+        let vanishing = claim(&store, at(0)).await.expect("the other");
+        store.store().expect("open").end_writer();
+        let failed = store.advance(first, &fetched(Some("a"), b"{}"), at(1)).await.expect_err("nobody writes");
+        assert!(failed.error.is_transient(), "{}", failed.error);
+        until_open(&store).await;
+        assert!(claim(&store, at(1)).await.is_none(), "both are held");
+        store.renew(&failed.claim.lease(), at(1)).await.expect("it is held");
+        drop(vanishing);
+        let other = claim(&store, at(1)).await.expect("its holder is gone");
+        assert_eq!((other.event().id, other.was_lost()), (notification("2").id(), true));
+        let advanced = store.advance(failed.claim, &fetched(Some("a"), b"{}"), at(1)).await.expect("taken now");
+        let Advanced::Proceed(first) = advanced else { panic!("nothing is in its way") };
+        let blocked = store.advance(other, &fetched(Some("a"), b"{}"), at(1)).await.expect("taken");
+        assert!(matches!(blocked, Advanced::Blocked), "the first one runs");
+        store.settle(first, &dead("over"), at(2)).await.expect("settled");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_the_store_failed_is_not_written_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(&directory);
+        for token in ["1", "2"] {
+            store.record(&notification(token), at(0)).await.expect("recorded");
+        }
+        let first = claim(&store, at(0)).await.expect("one event");
+        let second = claim(&store, at(0)).await.expect("the other");
+        let (first_again, second_again) = (first.again(), second.again());
+        let advanced = store.advance(first, &fetched(Some("a"), b"{}"), at(1)).await.expect("taken");
+        store.settle(second, &dead("over"), at(1)).await.expect("settled");
+        fail(&store).await;
+        let before = record(&store, notification("2").id()).await;
+        store.settle(second_again, &dead("over"), at(1)).await.expect("it is so already");
+        assert_eq!(record(&store, notification("2").id()).await, before);
+        let before = record(&store, notification("1").id()).await;
+        let again = store.advance(first_again, &fetched(Some("a"), b"{}"), at(1)).await.expect("it is so already");
+        assert_eq!(record(&store, notification("1").id()).await, before);
+        drop((advanced, again));
+    }
 
     #[tokio::test]
     async fn whoever_waits_for_a_wakeup_lets_go_of_a_store_that_is_to_be_opened_again() {
-        use crate::store::{Inbox, Queue};
         let directory = tempfile::tempdir().expect("a directory");
-        let store =
-            super::RecoveringStore::open(directory.path(), false, std::sync::Arc::new(crate::clock::SystemClock))
-                .expect("opens");
-        // The first change is that it was opened.
-        store.wakeup().await;
+        let store = open(&directory);
         let waiting = store.clone();
         let waiting = tokio::spawn(async move { waiting.wakeup().await });
         tokio::task::yield_now().await;
         let failed = store.store().expect("it is open");
         store.open_again(&failed);
         drop(failed);
-        let patience = std::time::Duration::from_secs(20);
-        tokio::time::timeout(patience, waiting).await.expect("is told").expect("does not panic");
-        tokio::time::timeout(patience, store.wakeup()).await.expect("is opened");
+        tokio::time::timeout(PATIENCE, waiting).await.expect("is woken").expect("does not panic");
         assert_eq!(store.ready().await, Ok(()), "it is open again");
     }
 
@@ -400,9 +470,9 @@ mod tests {
             tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
             let mut said = String::new();
-            let damaged = |reason: &str| super::OpenError::Damaged { directory: "store".into(), reason: reason.into() };
+            let damaged = |reason: &str| OpenError::Damaged { directory: "store".into(), reason: reason.into() };
             for reason in ["torn", "torn", "empty", "empty"] {
-                super::say_once(&mut said, &damaged(reason));
+                say_once(&mut said, &damaged(reason));
             }
         });
         let said = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("UTF-8");
@@ -412,23 +482,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_whose_writer_panics_is_opened_again() {
-        use crate::store::conformance::{at, notification, record};
-        use crate::store::{Inbox, Queue};
         let directory = tempfile::tempdir().expect("a directory");
-        let clock = std::sync::Arc::new(crate::clock::SystemClock);
-        let store = super::RecoveringStore::open(directory.path(), false, clock).expect("opens");
+        let store = open(&directory);
         store.record(&notification("before"), at(0)).await.expect("recorded");
-        store.wakeup().await;
-        let failed = store.store().expect("it is open");
-        failed.end_writer();
-        drop(failed);
-        assert!(store.ready().await.is_err());
-        let patience = std::time::Duration::from_secs(20);
-        // It is told once that the store is closed, and once that it is open.
-        while store.ready().await.is_err() {
-            tokio::time::timeout(patience, store.wakeup()).await.expect("is opened");
-        }
-        assert_eq!(store.record(&notification("after"), at(0)).await, Ok(crate::store::Recorded::New));
+        fail(&store).await;
+        assert_eq!(store.record(&notification("after"), at(0)).await, Ok(Recorded::New));
         assert!(record(&store, notification("before").id()).await.is_some());
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretSlice};
 
-use super::SledStore;
+use super::store::SledStore;
 use super::writer::Write;
 use crate::clock::Timestamp;
 use crate::store::error::StoreError;

@@ -1,29 +1,37 @@
+//! What sled's store keeps beyond the contract: damage, crashes, layouts, and that it agrees with memory.
+
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::OpenError;
 use super::directory::{DATABASE, MARKER};
-use super::index::Name;
-use super::layout::{CHUNK, ENDED, IN_PROGRESS, account_key, key};
-use super::*;
+use super::index::{Name, Sizes};
+use super::layout::{CHUNK, ENDED, IN_PROGRESS, LAYOUT_KEY, account_key, key};
+use super::store::{Kept, SledStore};
+use super::writer::Write;
+use crate::clock::Now;
 use crate::event::{AccountStatus, BaseUrl, EventRecord, EventResult, EventUrl, Notification, State};
 use crate::store::conformance::{at, claim as take, dead, fetched, notification, record, retry, wall};
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Accounts, Advanced, Backup, Claim, Completion, Filter, History, Inbox, OperatorAction, Progress, Pruned, Queue,
-    QueueError, Recorded, Sequence, StoredEvent, codec,
+    Accounts, Advanced, Backup, Claim, Completion, Durability, EventStore, Filter, History, Inbox, OperatorAction,
+    Progress, Pruned, Queue, QueueError, Recorded, Sequence, StoreError, StoredEvent, codec,
 };
 
 crate::store::conformance::conformance!(
+    48,
     {
         let directory = tempfile::tempdir().expect("a directory");
         let store = crate::store::sled::SledStore::open(directory.path(), false, crate::store::conformance::at(0));
         (store.expect("opens"), directory)
     },
-    |directory: &tempfile::TempDir, now| {
-        Some(crate::store::sled::SledStore::open(directory.path(), false, now).expect("opens"))
-    }
+    Some(|directory: &tempfile::TempDir, now| {
+        let store = crate::store::sled::SledStore::open(directory.path(), false, now).expect("opens");
+        crate::store::conformance::both_handles(store)
+    })
 );
 
 /// A store whose index does sooner what it does otherwise after many thousand events.

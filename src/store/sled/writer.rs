@@ -302,12 +302,12 @@ fn write(tree: &Tree, key: IVec, value: Option<IVec>) -> Result<(), StoreError> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::SledStore;
     use super::super::index::Sizes;
     use super::super::layout::CHUNK;
     use super::super::lookup::Lookup;
     use super::super::prepare::in_chunks;
     use super::super::records::next_sequence;
+    use super::super::store::SledStore;
     use super::*;
     use crate::event::State;
     use crate::store::codec;

@@ -5,15 +5,18 @@
 //! not by any clock, so an event whose holder is alive is never handed out again, however long that takes and whatever
 //! happens to the clocks (G12).
 
+mod account_queue;
 mod holds;
 mod marketplace_queue;
+mod take_over;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use self::account_queue::{AccountKey, AccountQueues, account_of};
 pub(in crate::store) use self::holds::HoldState;
 use self::holds::{Dropped, Hold};
 use self::marketplace_queue::{MarketplaceQueue, Stage};
@@ -28,9 +31,6 @@ const ROOM: usize = 4096;
 /// The pause before an event that was lost twice in a row is handed out again; it doubles with each further time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The account an event belongs to: integration and account identifier.
-type AccountKey = Arc<(String, String)>;
-
 /// The unfinished events, and who holds which.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Scheduler {
@@ -38,7 +38,7 @@ pub(in crate::store) struct Scheduler {
     sequences: HashMap<EventId, Sequence>,
     /// There are few of them.
     marketplaces: Vec<MarketplaceQueue>,
-    accounts: HashMap<AccountKey, AccountQueue>,
+    accounts: AccountQueues,
     dropped: Arc<Dropped>,
     /// When the latest event that was restored and never tried is due.
     untried_to: Option<Moment>,
@@ -65,22 +65,6 @@ struct Entry {
 pub(in crate::store) struct Claimed {
     pub(in crate::store) lease: Lease,
     pub(in crate::store) was_lost: bool,
-}
-
-/// The unfinished events of one account, in order of receipt, and the one that is held.
-#[derive(Debug, Default)]
-struct AccountQueue {
-    waiting: BTreeSet<Sequence>,
-    held: Option<Sequence>,
-}
-
-/// The account whose order an event has a part in. Once its result was handed over all that may be left is to report it,
-/// which nobody need wait for.
-fn account_of(event: &EventRecord) -> Option<AccountKey> {
-    if event.handed_over {
-        return None;
-    }
-    event.account.as_ref().map(|account| Arc::new((event.integration.clone(), account.clone())))
 }
 
 impl Scheduler {
@@ -216,7 +200,7 @@ impl Scheduler {
         let joins = if entry.account.is_none() { account_of(event) } else { None };
         if let Some(account) = joins {
             self.join(sequence, account);
-            if is_behind || !self.is_next_of_its_account(sequence) {
+            if is_behind || !self.accounts.is_next(self.account(sequence), sequence) {
                 self.release(sequence, event.due_from(now));
                 return false;
             }
@@ -314,16 +298,8 @@ impl Scheduler {
     }
 
     fn leave(&mut self, sequence: Sequence, account: &AccountKey) {
-        let Some(queue) = self.accounts.get_mut(account) else { return };
-        queue.waiting.remove(&sequence);
-        if queue.held == Some(sequence) {
-            queue.held = None;
-        }
-        match queue.waiting.first().copied() {
-            Some(next) => self.offer(next),
-            None => {
-                self.accounts.remove(account);
-            }
+        if let Some(next) = self.accounts.leave(account, sequence) {
+            self.offer(next);
         }
     }
 
@@ -388,28 +364,19 @@ impl Scheduler {
     fn join(&mut self, sequence: Sequence, account: AccountKey) {
         let Some(entry) = self.entries.get_mut(&sequence) else { return };
         entry.account = Some(Arc::clone(&account));
-        let queue = self.accounts.entry(account).or_default();
-        let first_before = queue.waiting.first().copied();
-        queue.waiting.insert(sequence);
         // An earlier event overtakes the one that was on offer.
-        if let Some(later) = first_before.filter(|&first| first > sequence) {
+        if let Some(later) = self.accounts.join(account, sequence) {
             self.withdraw(later);
         }
     }
 
-    fn account_queue_of(&self, sequence: Sequence) -> Option<&AccountQueue> {
-        self.accounts.get(self.entries.get(&sequence)?.account.as_ref()?)
-    }
-
-    fn is_next_of_its_account(&self, sequence: Sequence) -> bool {
-        self.account_queue_of(sequence).is_none_or(|queue| {
-            queue.waiting.first() == Some(&sequence) && queue.held.is_none_or(|held| held == sequence)
-        })
+    fn account(&self, sequence: Sequence) -> Option<&AccountKey> {
+        self.entries.get(&sequence)?.account.as_ref()
     }
 
     /// Puts a free event on offer if nothing holds it up.
     fn offer(&mut self, sequence: Sequence) {
-        if self.is_next_of_its_account(sequence)
+        if self.accounts.is_next(self.account(sequence), sequence)
             && let Some(entry) = self.entries.get(&sequence)
             && entry.hold.is_none()
         {
@@ -418,7 +385,7 @@ impl Scheduler {
     }
 
     fn offer_next_of_its_account(&mut self, sequence: Sequence) {
-        if let Some(next) = self.account_queue_of(sequence).and_then(|queue| queue.waiting.first().copied()) {
+        if let Some(next) = self.accounts.first(self.account(sequence)) {
             self.offer(next);
         }
     }
@@ -433,50 +400,15 @@ impl Scheduler {
         self.last_fence
     }
 
-    /// Notes that of an event's account this one is held.
     fn hold_account(&mut self, sequence: Sequence) {
         let account = self.entries.get(&sequence).and_then(|entry| entry.account.as_ref());
-        if let Some(queue) = account.and_then(|account| self.accounts.get_mut(account)) {
-            queue.held = Some(sequence);
-        }
+        self.accounts.hold(account, sequence);
     }
 
     fn end_hold(&mut self, sequence: Sequence) {
         let Some(entry) = self.entries.get_mut(&sequence) else { return };
-        if entry.hold.take().is_none() {
-            return;
-        }
-        if let Some(queue) = entry.account.as_ref().and_then(|account| self.accounts.get_mut(account))
-            && queue.held == Some(sequence)
-        {
-            queue.held = None;
-        }
-    }
-
-    /// Takes over the holds of a scheduler of the same events in the same process, so that a store that is opened again hands
-    /// out nothing that somebody still works on.
-    ///
-    /// Nobody knows which steps that were under way then have been taken. An event whose account only such a step made
-    /// known is not held on, since another of the account may run: its holder can tell by the record, and ends.
-    pub(in crate::store) fn take_over(&mut self, before: &mut Self, now: Moment) {
-        before.catch_up(now);
-        self.dropped = Arc::clone(&before.dropped);
-        self.last_fence = before.last_fence;
-        for (&sequence, old) in &before.entries {
-            let Some(entry) = self.entries.get(&sequence).filter(|entry| entry.id == old.id) else { continue };
-            let hold = old.hold.as_ref().filter(|hold| hold.is_leased && entry.account == old.account);
-            let Some(hold) = hold.cloned() else { continue };
-            self.withdraw(sequence);
-            let Some(entry) = self.entries.get_mut(&sequence) else { continue };
-            (entry.hold, entry.losses) = (Some(Hold { is_restored: true, ..hold }), old.losses);
-            if entry.stage == Stage::FirstReading {
-                entry.stage = Stage::Reading;
-            }
-            let marketplace = entry.marketplace;
-            if let Some(until) = before.marketplaces[old.marketplace].reads_until(sequence) {
-                self.marketplaces[marketplace].read_until(sequence, until);
-            }
-            self.hold_account(sequence);
+        if entry.hold.take().is_some() {
+            self.accounts.end_hold(entry.account.as_ref(), sequence);
         }
     }
 }
