@@ -21,6 +21,11 @@ pub trait History: Send + Sync + 'static {
     /// is [`Page::next`]. Events that cannot be read count, and are told apart, so that one of them does not hide others.
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError>;
 
+    /// How many events there are, by state.
+    ///
+    /// A store keeps them, so that this takes no longer however many there are; the first time in a process it may.
+    async fn counts(&self) -> Result<Counts, StoreError>;
+
     /// Removes up to `limit` events that were done and last changed before `moment`, bodies and all, and says whether there is
     /// nothing more to look at for now.
     ///
@@ -89,6 +94,49 @@ pub struct Page {
     pub unreadable: Vec<(Sequence, String)>,
     /// Where the next page begins, if there is one.
     pub next: Option<Sequence>,
+}
+
+/// How many events there are, by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Recorded, and not read yet.
+    pub received: u64,
+    /// Read, and without an outcome.
+    pub fetched: u64,
+    /// With an outcome that is not confirmed yet.
+    pub handled: u64,
+    /// Nothing is left to do.
+    pub done: u64,
+    /// The product answers later.
+    pub deferred: u64,
+    /// Given up, and waiting for an operator.
+    pub dead: u64,
+    /// Nobody can tell.
+    pub unreadable: u64,
+}
+
+impl Counts {
+    /// Notes that an event has gone from one state to another; nothing stands for an event that was not, or is not any more.
+    pub(super) fn note(&mut self, before: Option<State>, after: Option<State>) {
+        if let Some(before) = before {
+            let count = self.count_of(before);
+            *count = count.saturating_sub(1);
+        }
+        if let Some(after) = after {
+            *self.count_of(after) += 1;
+        }
+    }
+
+    const fn count_of(&mut self, state: State) -> &mut u64 {
+        match state {
+            State::Received => &mut self.received,
+            State::Fetched => &mut self.fetched,
+            State::Handled => &mut self.handled,
+            State::Done => &mut self.done,
+            State::Deferred => &mut self.deferred,
+            State::Dead => &mut self.dead,
+        }
+    }
 }
 
 /// What one call of [`History::prune`] came to.

@@ -13,7 +13,7 @@ use super::local::steps::{StepState, check_step};
 use super::local::subscriptions::{Subscription, Subscriptions};
 use super::secrets::MAX_PASSING_BYTES;
 use super::{
-    Accounts, Advanced, Backup, Claim, Claims, Completion, Description, Durability, EXPORTED_BYTES, EventStore,
+    Accounts, Advanced, Backup, Claim, Claims, Completion, Counts, Description, Durability, EXPORTED_BYTES, EventStore,
     Exported, Filter, History, Inbox, Lease, OperatorAction, Page, Progress, Pruned, Queue, QueueError, Recorded,
     Retention, Secrets, Sequence, StoreError, StoredEvent,
 };
@@ -42,6 +42,7 @@ struct Inner {
     /// By when they may be forgotten, and their keys.
     passing_secrets: BTreeMap<(Timestamp, [u8; 16]), SecretSlice<u8>>,
     retention: Option<Retention>,
+    counts: Counts,
     scheduler: Scheduler,
     is_closed: bool,
 }
@@ -86,7 +87,7 @@ impl MemoryStore {
         if check_step(&inner.scheduler, holder, &claim.record, &record, stored)? == StepState::Fresh {
             inner.leave_account(sequence, &record.integration, account);
             inner.bodies.extend(body.map(|body| (sequence, body.to_vec())));
-            inner.records.insert(sequence, record.clone());
+            inner.put(sequence, record.clone());
             self.subscriptions.publish([record.id]);
         }
         Ok((inner, record))
@@ -123,6 +124,12 @@ impl Inner {
         }
     }
 
+    fn put(&mut self, sequence: Sequence, record: EventRecord) {
+        let after = Some(record.state);
+        let before = self.records.insert(sequence, record);
+        self.counts.note(before.map(|before| before.state), after);
+    }
+
     fn next_sequence(&self) -> Sequence {
         self.records.last_key_value().map_or(0, |(last, _)| last + 1)
     }
@@ -139,7 +146,7 @@ impl Inbox for MemoryStore {
         let record = EventRecord::new(notification, now.wall);
         inner.sequences.insert(record.id, sequence);
         inner.scheduler.add(sequence, &record, now);
-        inner.records.insert(sequence, record);
+        inner.put(sequence, record);
         self.wakeup.notify_one();
         Ok(Recorded::New)
     }
@@ -156,7 +163,7 @@ impl Inbox for MemoryStore {
         }
         inner.scheduler.amended(sequence, &record, was_unfinished, now);
         inner.leave_account(sequence, &record.integration, account);
-        inner.records.insert(sequence, record.clone());
+        inner.put(sequence, record.clone());
         self.subscriptions.publish([id]);
         self.wakeup.notify_one();
         Ok(record)
@@ -260,6 +267,10 @@ impl History for MemoryStore {
         Ok(page)
     }
 
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        Ok(self.lock().counts)
+    }
+
     async fn prune(&self, moment: Timestamp, _: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
         let mut inner = self.open()?;
         let newest = inner.records.last_key_value().map(|(newest, _)| *newest);
@@ -269,7 +280,8 @@ impl History for MemoryStore {
             .filter(|(sequence, record)| record.is_done_since_before(moment) && Some(**sequence) != newest);
         let old: Vec<_> = old.take(limit).map(|(sequence, record)| (*sequence, record.id)).collect();
         for (sequence, id) in &old {
-            inner.records.remove(sequence);
+            let gone = inner.records.remove(sequence);
+            inner.counts.note(gone.map(|gone| gone.state), None);
             inner.bodies.remove(sequence);
             inner.sequences.remove(id);
         }
@@ -379,7 +391,7 @@ impl Backup for MemoryStore {
                 inner.scheduler.add(sequence, &record, now);
             }
             inner.bodies.extend(body.map(|body| (sequence, body)));
-            inner.records.insert(sequence, record);
+            inner.put(sequence, record);
             taken += 1;
         }
         self.wakeup.notify_one();

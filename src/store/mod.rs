@@ -31,7 +31,7 @@ pub use accounts::Accounts;
 pub use backup::{Backup, EXPORTED_BYTES, Exported};
 pub use durability::{Durability, FileSystem};
 pub use error::StoreError;
-pub use history::{Filter, History, Page, Pruned};
+pub use history::{Counts, Filter, History, Page, Pruned};
 pub use inbox::{Inbox, OperatorAction, Recorded};
 pub use lease::Lease;
 pub use local::subscriptions::Subscription;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{at, body, claim, dead, fetched, id, notification, proceed, record, retry, state, wall};
 use crate::clock::{Now, Timestamp};
 use crate::event::State;
-use crate::store::{Completion, EventStore, Filter, OperatorAction, Recorded, Retention};
+use crate::store::{Completion, Counts, EventStore, Filter, OperatorAction, Recorded, Retention};
 
 pub(in crate::store) async fn a_subscription_tells_of_every_change_that_comes_after_it_began(store: &dyn EventStore) {
     let mut early = store.subscribe(id("1"));
@@ -139,4 +139,24 @@ pub(in crate::store) async fn a_listing_is_newest_first_in_pages_and_filtered(st
     let dead = Filter { state: Some(State::Dead), ..Filter::default() };
     let page = store.list(&dead, None, 10).await.expect("a page");
     assert_eq!(page.events.iter().map(|event| event.id).collect::<Vec<_>>(), [id("1")]);
+}
+
+pub(in crate::store) async fn events_are_counted_by_state_whatever_becomes_of_them(store: &dyn EventStore) {
+    let none = Counts::default();
+    for number in 0..600 {
+        store.record(&notification(&number.to_string()), at(0)).await.expect("recorded");
+    }
+    assert_eq!(store.counts().await, Ok(Counts { received: 600, ..none }));
+    for completion in [Completion::Done(None), Completion::Deferred, dead("gone"), retry(9, "down")] {
+        let held = claim(store, at(1)).await.expect("an event");
+        let held = proceed(store, held, &fetched(None, b"{}"), at(1)).await;
+        store.settle(held, &completion, at(1)).await.expect("settled");
+    }
+    let counts = Counts { received: 596, fetched: 1, done: 1, deferred: 1, dead: 1, ..none };
+    assert_eq!(store.counts().await, Ok(counts));
+    store.amend(id("2"), OperatorAction::Rerun, at(2)).await.expect("put back");
+    assert_eq!(store.record(&notification("1"), at(2)).await.map(drop), Ok(()));
+    assert_eq!(store.counts().await, Ok(Counts { fetched: 2, dead: 0, ..counts }));
+    assert_eq!(pruned(store, wall(100), wall(200), 10).await, 1);
+    assert_eq!(store.counts().await, Ok(Counts { fetched: 2, dead: 0, done: 0, ..counts }));
 }

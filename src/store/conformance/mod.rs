@@ -160,6 +160,7 @@ macro_rules! conformance {
                 an_event_that_ends_long_after_later_ones_is_removed_like_any_other
                 an_event_that_ended_while_the_clock_was_behind_is_not_old
                 a_listing_is_newest_first_in_pages_and_filtered
+                events_are_counted_by_state_whatever_becomes_of_them
             }
             accounts {
                 an_account_is_as_the_latest_event_that_succeeded_has_left_it

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::index::{Entry, Name};
 use super::layout::{ENDED, IN_PROGRESS, PassingKey, key, secret_key};
-use crate::event::{EventId, EventRecord};
+use crate::event::{EventId, EventRecord, State};
 use crate::store::error::StoreError;
 use crate::store::local::scheduler::Scheduler;
 use crate::store::stored_event::Sequence;
@@ -43,8 +43,18 @@ pub(super) struct Changes {
     secrets: HashMap<String, SecretSlice<u8>>,
     /// Secrets that are kept for a time, as they are left.
     passing: HashMap<PassingKey, Passing>,
+    /// Events that go from one state to another, appear, or go.
+    pub(super) moves: Vec<Move>,
     /// Events that are removed.
     pruned: HashSet<Sequence>,
+}
+
+/// The state of an event before and after; nothing where there was none, or is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Move {
+    pub(super) sequence: Sequence,
+    pub(super) before: Option<State>,
+    pub(super) after: Option<State>,
 }
 
 /// A secret that is kept for a time, as a group leaves it.
@@ -62,6 +72,7 @@ impl Changes {
         self.sequences.extend(other.sequences.drain());
         self.secrets.extend(other.secrets.drain());
         self.passing.extend(other.passing.drain());
+        self.moves.append(&mut other.moves);
         self.pruned.extend(other.pruned.drain());
     }
 }
@@ -129,8 +140,9 @@ impl Group {
         self.remove(&key(IN_PROGRESS, sequence));
     }
 
-    /// Notes how this group leaves an event.
-    pub(super) fn leave(&mut self, sequence: Sequence, record: Arc<EventRecord>) {
+    /// Notes how this group leaves an event that was in the state `before`, or was not there.
+    pub(super) fn leave(&mut self, sequence: Sequence, before: Option<State>, record: Arc<EventRecord>) {
+        self.part.moves.push(Move { sequence, before, after: Some(record.state) });
         self.part.sequences.insert(record.id, sequence);
         self.part.records.insert(sequence, record);
     }
@@ -147,8 +159,9 @@ impl Group {
         self.part.records.contains_key(&sequence) || self.whole.records.contains_key(&sequence)
     }
 
-    /// Notes that this group removes an event.
-    pub(super) fn prune(&mut self, sequence: Sequence) {
+    /// Notes that this group removes an event that was in the state `before`.
+    pub(super) fn prune(&mut self, sequence: Sequence, before: State) {
+        self.part.moves.push(Move { sequence, before: Some(before), after: None });
         self.part.pruned.insert(sequence);
     }
 
@@ -213,9 +226,9 @@ mod tests {
             let record = record(token);
             group.enter(Entry { name: Name::of_event(record.id), number: 7 });
             group.end(7, record.id, b"record".to_vec());
-            group.leave(7, record);
+            group.leave(7, None, record);
             group.put_secret(token, b"secret".to_vec().into());
-            group.prune(8);
+            group.prune(8, State::Done);
             assert!(group.passing(&[9; 25]).is_none());
             group.put_passing([9; 25], vec![1].into());
         };

@@ -15,7 +15,7 @@ use crate::event::{AccountStatus, EventId};
 use crate::store::accounts::Accounts;
 use crate::store::codec;
 use crate::store::error::StoreError;
-use crate::store::history::{Filter, History, Page, Pruned};
+use crate::store::history::{Counts, Filter, History, Page, Pruned};
 use crate::store::local::lock;
 use crate::store::local::subscriptions::Subscription;
 use crate::store::retention::Retention;
@@ -59,6 +59,14 @@ impl History for SledStore {
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         let (tree, filter) = (self.lookup.tree.clone(), filter.clone());
         aside(move || page(&tree, &filter, before, limit)).await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        loop {
+            if let Some(counts) = self.write_in_turn(Write::Count).await? {
+                return Ok(counts);
+            }
+        }
     }
 
     async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {

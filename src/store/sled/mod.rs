@@ -17,6 +17,7 @@
 //! sled's own batches would do the same at the price of two more synchronous writes each.
 
 mod backup;
+mod counter;
 mod directory;
 mod durability;
 mod error;

@@ -82,7 +82,7 @@ impl Preparer {
         let sequence = self.next;
         self.next += 1;
         group.put(key(IN_PROGRESS, sequence), encoded);
-        group.leave(sequence, Arc::clone(record));
+        group.leave(sequence, None, Arc::clone(record));
         Ok((sequence, Recorded::New))
     }
 
@@ -109,7 +109,7 @@ impl Preparer {
             } else {
                 group.end(sequence, record.id, encoded);
             }
-            group.leave(sequence, Arc::clone(&record));
+            group.leave(sequence, Some(before.state), Arc::clone(&record));
         }
         Ok(Taken { lease, number: number + 1, record, now })
     }
@@ -149,7 +149,7 @@ impl Preparer {
                 group.end(sequence, record.id, encoded);
             }
             let record = Arc::new(record);
-            group.leave(sequence, Arc::clone(&record));
+            group.leave(sequence, None, Arc::clone(&record));
             taken.push((sequence, record));
         }
         self.next = next;
@@ -187,7 +187,8 @@ impl Preparer {
     ) -> Result<(Sequence, EventRecord, bool), StoreError> {
         let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
-        let was_unfinished = record.state.is_unfinished();
+        let before = record.state;
+        let was_unfinished = before.is_unfinished();
         let account = record.apply_amendment(action.into(), now)?;
         record.note_seen(self.seen);
         let encoded = codec::encode(&record)?;
@@ -204,7 +205,7 @@ impl Preparer {
             (true, false) => group.end(sequence, record.id, encoded),
             (false, false) => group.put(key(ENDED, sequence), encoded),
         }
-        group.leave(sequence, Arc::new(record.clone()));
+        group.leave(sequence, Some(before), Arc::new(record.clone()));
         Ok((sequence, record, was_unfinished))
     }
 
@@ -241,7 +242,7 @@ impl Preparer {
             }
             self.keep_status(group, sequence, &record)?;
             group.remove(&ended);
-            group.prune(sequence);
+            group.prune(sequence, record.state);
             removed.count += 1;
         }
         Ok(removed)

@@ -17,8 +17,8 @@ use crate::clock::{Clock, Now, Timestamp};
 use crate::event::{AccountStatus, Body, EventId, EventRecord, Notification};
 use crate::store::local::lock;
 use crate::store::{
-    Accounts, Advanced, Backup, Claim, Claims, Completion, Description, EventStore, Exported, Filter, History, Inbox,
-    Lease, OperatorAction, Page, Progress, Pruned, Queue, QueueError, Recorded, Retention, Secrets, Sequence,
+    Accounts, Advanced, Backup, Claim, Claims, Completion, Counts, Description, EventStore, Exported, Filter, History,
+    Inbox, Lease, OperatorAction, Page, Progress, Pruned, Queue, QueueError, Recorded, Retention, Secrets, Sequence,
     StoreError, StoredEvent, Subscription,
 };
 
@@ -252,6 +252,10 @@ impl History for RecoveringStore {
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         delegate!(self.list(filter, before, limit))
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        delegate!(self.counts())
     }
 
     async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {

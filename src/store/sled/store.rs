@@ -103,6 +103,7 @@ impl SledStore {
             log: Some(log),
             busy_since: Arc::clone(&busy_since),
             waiting_to: Arc::clone(&waiting_to),
+            counter: None,
             wakeup: Arc::clone(&kept.wakeup),
             subscriptions: Arc::clone(&kept.subscriptions),
             failure: Arc::clone(&failure),

@@ -516,6 +516,7 @@ async fn agree(actions: Vec<Action>) {
         }
         let shown = (sled.list(&Filter::default(), None, 100).await, memory.list(&Filter::default(), None, 100).await);
         assert_eq!(shown.0, shown.1);
+        assert_eq!(sled.counts().await, memory.counts().await);
     }
 }
 

@@ -8,6 +8,7 @@ use secrecy::SecretSlice;
 use sled::{Db, IVec, Tree};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::counter::Counter;
 use super::directory::flush;
 use super::durability::Log;
 use super::error::failed;
@@ -18,6 +19,7 @@ use super::prepare::{Preparer, Removed, Step};
 use crate::clock::{Now, Timestamp};
 use crate::event::{EventId, EventRecord};
 use crate::store::error::StoreError;
+use crate::store::history::Counts;
 use crate::store::inbox::{OperatorAction, Recorded};
 use crate::store::local::lock;
 use crate::store::local::subscriptions::Subscriptions;
@@ -46,6 +48,8 @@ pub(super) enum Write {
     ReplaceSecret(String, SecretSlice<u8>, SecretSlice<u8>, Reply<bool>),
     PutPassing(([u8; 16], Timestamp), SecretSlice<u8>, Timestamp, Reply<bool>),
     TakePassing(([u8; 16], Timestamp), Timestamp, Reply<Option<SecretSlice<u8>>>),
+    /// Answered with nothing until all are counted: some are with each of these.
+    Count(Reply<Option<Counts>>),
     /// Nothing, behind everything that was asked before.
     Barrier(Reply<()>),
     /// A fault in the writer itself.
@@ -64,6 +68,8 @@ pub(super) struct Writer {
     pub(super) busy_since: Arc<Mutex<Option<Instant>>>,
     /// Up to here retention has found nothing that is done, but only what waits for somebody.
     pub(super) waiting_to: Arc<AtomicU64>,
+    /// Nothing until somebody asks.
+    pub(super) counter: Option<Counter>,
     pub(super) wakeup: Arc<Notify>,
     pub(super) subscriptions: Arc<Subscriptions>,
     pub(super) failure: Arc<OnceLock<StoreError>>,
@@ -125,6 +131,9 @@ impl Writer {
         let durable = self.apply(group).and_then(|()| flush(&self.db, self.log.as_ref()));
         self.poison(durable)?;
         self.index.show(&group.whole.entries);
+        if let Some(counter) = &mut self.counter {
+            counter.note(&group.whole.moves);
+        }
         Ok(())
     }
 
@@ -186,6 +195,11 @@ impl Writer {
             }
             Write::TakePassing(name, now, reply) => {
                 group.prepare(reply, |group| preparer.take_passing(group, name, now));
+            }
+            Write::Count(reply) => {
+                let next = preparer.next;
+                let counter = self.counter.get_or_insert_with(|| Counter::new(next));
+                group.prepare(reply, |_| counter.go_on(&preparer.lookup.tree));
             }
             Write::Barrier(reply) => group.prepare(reply, |_| Ok(())),
             #[cfg(test)]
@@ -327,6 +341,7 @@ mod tests {
             busy_since: Arc::default(),
             waiting_to: Arc::default(),
             wakeup: Arc::default(),
+            counter: None,
             subscriptions: Arc::default(),
             failure: Arc::default(),
         }
