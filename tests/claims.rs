@@ -9,7 +9,7 @@ use doorbell::clock::{Clock, ManualClock, SystemClock};
 use doorbell::handler::{NewAccount, SubscriptionOrder};
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::sled::SledStore;
-use doorbell::store::{EventStore, Queue};
+use doorbell::store::{EventStore, LEASE, Queue};
 use doorbell::{EventHandler, Handled, Outcome, async_trait};
 use tokio::sync::Semaphore;
 
@@ -22,28 +22,43 @@ use crate::support::{PATIENCE, configuration, let_time_pass};
 #[derive(Clone)]
 struct Gated {
     runs: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
+}
+
+/// Counts itself when it ends, however that is.
+struct Run(Arc<AtomicUsize>);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Gated {
     fn with(permits: usize) -> Self {
-        Self { runs: Arc::default(), gate: Arc::new(Semaphore::new(permits)) }
+        Self { runs: Arc::default(), ended: Arc::default(), gate: Arc::new(Semaphore::new(permits)) }
     }
 
     async fn until_run(&self) {
-        let begun = async {
-            while self.runs.load(Ordering::SeqCst) == 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, begun).await.expect("the handler runs");
+        until("the handler runs", || self.runs.load(Ordering::SeqCst) > 0).await;
     }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let reached = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "waited in vain until {what}");
 }
 
 #[async_trait]
 impl EventHandler for Gated {
     async fn subscription_order(&self, _: SubscriptionOrder) -> Handled<NewAccount> {
         self.runs.fetch_add(1, Ordering::SeqCst);
+        let _run = Run(Arc::clone(&self.ended));
         self.gate.acquire().await.expect("open").forget();
         Ok(Outcome::account(doorbell::event::AccountIdentifier::new("acct")?, "welcome"))
     }
@@ -73,6 +88,44 @@ async fn a_settle_that_failed_in_passing_is_repeated_by_its_holder() {
     assert_eq!(done["attempts"], 1, "{done}");
     assert_eq!(queue.settled.load(Ordering::SeqCst), 4);
     assert_eq!((handler.runs.load(Ordering::SeqCst), marketplace.seen("1").taken.len()), (1, 1), "it is told once");
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_for_as_long_as_its_event_is_worked() {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let (store, parts, queue) = faulty(Fault::None);
+    let handler = Gated::with(0);
+    let text = configuration(&marketplace.base_url, "memory:");
+    let receiver = Receiver::start_on(&text, &store, parts, handler.clone(), clock.clone()).await;
+    receiver.notify("/create", &marketplace.order("1")).await;
+    handler.until_run().await;
+    let renewed = || queue.renewed.load(Ordering::SeqCst);
+    let started = clock.monotonic();
+    until("it is renewed twice", || {
+        clock.advance(Duration::from_millis(100));
+        renewed() == 2
+    })
+    .await;
+    assert!(clock.monotonic().since(started) < LEASE, "before it ends");
+    handler.gate.add_permits(1);
+    receiver.until_state("done").await;
+    assert_eq!(handler.runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_work_on_an_event_ends_when_its_lease_is_lost() {
+    let marketplace = Marketplace::start().await;
+    let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+    let (store, parts, _) = faulty(Fault::LosesLeases);
+    let handler = Gated::with(0);
+    let text = configuration(&marketplace.base_url, "memory:");
+    let receiver = Receiver::start_on(&text, &store, parts, handler.clone(), clock.clone()).await;
+    receiver.notify("/create", &marketplace.order("1")).await;
+    handler.until_run().await;
+    assert_eq!(handler.ended.load(Ordering::SeqCst), 0);
+    clock.advance(LEASE / 3);
+    until("its run is stopped", || handler.ended.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test]

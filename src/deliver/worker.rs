@@ -70,9 +70,9 @@ impl Worker {
     /// Dropping the future stops at once; what was in hand is worked again.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, cut_off: CancellationToken) {
         // Dropped with this, so that whoever stops at once has let go of every event.
-        let mut in_hand = JoinSet::new();
+        let mut tasks = JoinSet::new();
         while let Some(mut permits) = self.free_permits(&stop).await {
-            while let Some(ended) = in_hand.try_join_next() {
+            while let Some(ended) = tasks.try_join_next() {
                 note_panic(ended);
             }
             let (saturated, limit) = (self.marketplaces.saturated(), permits.num_permits());
@@ -82,7 +82,7 @@ impl Worker {
                     for claim in claims {
                         let permit = (permits.split(1), self.marketplaces.take(&claim.event().marketplace));
                         let (worker, cut_off) = (Arc::clone(&self), cut_off.clone());
-                        in_hand.spawn(async move {
+                        tasks.spawn(async move {
                             worker.work(claim, &cut_off).await;
                             drop(permit);
                         });
@@ -102,7 +102,7 @@ impl Worker {
                 }
             }
         }
-        while let Some(ended) = in_hand.join_next().await {
+        while let Some(ended) = tasks.join_next().await {
             note_panic(ended);
         }
     }

@@ -18,6 +18,10 @@ pub enum Fault {
     FailsToSettle(usize),
     /// It never wakes anybody.
     NeverWakes,
+    /// It gives no lease any longer time.
+    LosesLeases,
+    /// None.
+    None,
 }
 
 pub struct FaultyQueue {
@@ -25,11 +29,13 @@ pub struct FaultyQueue {
     fault: Fault,
     /// Completions that it was asked for.
     pub settled: AtomicUsize,
+    /// Leases that it was to renew.
+    pub renewed: AtomicUsize,
 }
 
 impl FaultyQueue {
     pub fn new(queue: Arc<dyn Queue>, fault: Fault) -> Self {
-        Self { queue, fault, settled: AtomicUsize::new(0) }
+        Self { queue, fault, settled: AtomicUsize::new(0), renewed: AtomicUsize::new(0) }
     }
 }
 
@@ -53,7 +59,11 @@ impl Queue for FaultyQueue {
         }
     }
     async fn renew(&self, lease: &Lease, now: Now) -> Result<(), StoreError> {
-        self.queue.renew(lease, now).await
+        self.renewed.fetch_add(1, Ordering::SeqCst);
+        match self.fault {
+            Fault::LosesLeases => Err(StoreError::ClaimLost),
+            _ => self.queue.renew(lease, now).await,
+        }
     }
     async fn release(&self, lease: Lease, now: Now) -> Result<(), StoreError> {
         self.queue.release(lease, now).await

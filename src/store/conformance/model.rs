@@ -1,5 +1,6 @@
 //! Claims, order and leases against a model that knows the rules and no index, with two handles to one store.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ pub(in crate::store) type Handles = [Arc<dyn EventStore>; 2];
 
 /// One event as the guarantees speak of it.
 #[expect(clippy::struct_excessive_bools, reason = "a model says each fact by itself")]
-#[derive(Debug)]
 struct Known {
     account: Option<u8>,
     is_read: bool,
@@ -34,6 +34,15 @@ struct Known {
     is_fresh: bool,
     /// Until when others wait for its first reading.
     reads_until: Option<Moment>,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { account, is_read, held, due, is_over, lost_since, reads_until, .. } = self;
+        let held = held.is_some();
+        write!(f, "{{account {account:?}, read {is_read}, held {held}, due {due:?}, over {is_over}, ")?;
+        write!(f, "lost {lost_since:?}, reads until {reads_until:?}}}")
+    }
 }
 
 #[derive(Debug, Clone)]

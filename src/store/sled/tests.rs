@@ -386,7 +386,7 @@ enum Action {
     Handle,
     Settle(Completion),
     Amend(u8, OperatorAction),
-    Hasten(u8),
+    MakeDue(u8),
     Prune(u8, usize),
     Pass(u8),
     Reopen,
@@ -412,7 +412,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         3 => Just(Action::Handle),
         4 => completion.prop_map(Action::Settle),
         1 => (0_u8..6, action).prop_map(|(event, action)| Action::Amend(event, action)),
-        1 => (0_u8..6).prop_map(Action::Hasten),
+        1 => (0_u8..6).prop_map(Action::MakeDue),
         1 => (0_u8..40, 1_usize..4).prop_map(|(age, limit)| Action::Prune(age, limit)),
         2 => (0_u8..40).prop_map(Action::Pass),
         1 => Just(Action::Reopen),
@@ -437,7 +437,7 @@ async fn agree(actions: Vec<Action>) {
     let mut sled = open(directory.path());
     let memory = MemoryStore::new();
     let mut held: Vec<(Claim, Claim)> = Vec::new();
-    let (mut clock, mut is_hastened, mut is_lost) = (0, false, false);
+    let (mut clock, mut is_made_due, mut is_lost) = (0, false, false);
     for action in actions {
         let now = at(clock);
         match action {
@@ -482,10 +482,10 @@ async fn agree(actions: Vec<Action>) {
                 let id = notification(&event.to_string()).id();
                 assert_eq!(sled.amend(id, action.clone(), now).await, memory.amend(id, action, now).await);
             }
-            Action::Hasten(event) => {
+            Action::MakeDue(event) => {
                 let id = notification(&event.to_string()).id();
                 assert_eq!(sled.make_due(id, now).await, memory.make_due(id, now).await);
-                is_hastened = true;
+                is_made_due = true;
             }
             Action::Prune(age, limit) => {
                 let moment = wall(clock.saturating_sub(age.into()));
@@ -504,7 +504,7 @@ async fn agree(actions: Vec<Action>) {
             }
             Action::Pass(seconds) => clock += u32::from(seconds),
             // A hint, and a pause after a claim was lost, which a reopened sled does not remember, and memory does.
-            Action::Reopen if is_hastened || is_lost => {}
+            Action::Reopen if is_made_due || is_lost => {}
             Action::Reopen => {
                 for (a, b) in held.drain(..) {
                     sled.settle(a, &retry(0, "stopped"), now).await.expect("settled");

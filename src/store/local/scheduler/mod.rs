@@ -181,7 +181,7 @@ impl Scheduler {
         self.entries.get(&lease.sequence())?.hold.as_ref().filter(|hold| hold.fence == lease.fence())
     }
 
-    /// Notes progress of a held event, by step number `step`: its holder keeps it, unless its account is busy. It is released
+    /// Notes progress of a held event, by step number `step`: its holder keeps it, unless another event of its account is held or comes first. It is released
     /// too if the account is known only now, and events are still being read that were received before and may be of the
     /// same one.
     ///

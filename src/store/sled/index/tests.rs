@@ -1,3 +1,5 @@
+//! The index against a map, wherever a crash cuts its writes.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
