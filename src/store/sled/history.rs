@@ -31,11 +31,12 @@ async fn aside<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.map_err(|error| StoreError::Unavailable(error.to_string()))?
 }
 
-fn page(tree: &Tree, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+/// A page of a listing, for which `most` records are looked at.
+fn page(tree: &Tree, filter: &Filter, before: Option<Sequence>, limit: usize, most: usize) -> Result<Page, StoreError> {
     let mut page = Page::default();
     for (looked_at, entry) in newest_first(tree, before).enumerate() {
         let (sequence, bytes) = entry?;
-        if page.events.len() + page.unreadable.len() == limit || looked_at == LOOKED_AT {
+        if page.events.len() + page.unreadable.len() == limit || looked_at == most {
             page.next = Some(sequence + 1);
             break;
         }
@@ -58,7 +59,7 @@ impl History for SledStore {
 
     async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
         let (tree, filter) = (self.lookup.tree.clone(), filter.clone());
-        aside(move || page(&tree, &filter, before, limit)).await
+        aside(move || page(&tree, &filter, before, limit, LOOKED_AT)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -102,5 +103,36 @@ impl History for SledStore {
 impl Accounts for SledStore {
     async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
         self.lookup.account_status(Name::of_account(integration, account))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{IN_PROGRESS, key};
+    use super::*;
+    use crate::event::EventRecord;
+    use crate::store::conformance::{notification, wall};
+
+    #[test]
+    fn a_page_looks_at_a_bounded_number_of_records_and_the_next_goes_on_from_there() {
+        let db = sled::Config::new().temporary(true).open().expect("opens");
+        let tree: Tree = (*db).clone();
+        for sequence in 0..100 {
+            let mut record = EventRecord::new(&notification(&sequence.to_string()), wall(0));
+            record.account = (sequence % 30 == 0).then(|| "acct".to_owned());
+            let encoded = if sequence == 50 { b"torn".to_vec() } else { codec::encode(&record).expect("encodes") };
+            tree.insert(key(IN_PROGRESS, sequence), encoded).expect("written");
+        }
+        let filter = Filter { account: Some("acct".to_owned()), ..Filter::default() };
+        let (mut found, mut unreadable, mut pages, mut before) = (Vec::new(), 0, 0, None);
+        loop {
+            let page = page(&tree, &filter, before, 10, 20).expect("listed");
+            found.extend(page.events.into_iter().map(|event| event.id));
+            (unreadable, pages) = (unreadable + page.unreadable.len(), pages + 1);
+            let Some(next) = page.next else { break };
+            before = Some(next);
+        }
+        assert_eq!(found, ["90", "60", "30", "0"].map(|token| notification(token).id()));
+        assert_eq!((unreadable, pages), (1, 5));
     }
 }
