@@ -30,6 +30,8 @@ use crate::store::{
 
 /// How long the servers' threads may take to end once the servers have stopped.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to give back the events that are still worked on then.
+const GIVE_BACK_PATIENCE: Duration = Duration::from_millis(500);
 /// How many connections a private listener takes: operators, products and probes, all of them known.
 const PRIVATE_CONNECTIONS: usize = 128;
 /// The files of everything but connections and calls: the store, the threads of the servers, the log.
@@ -247,7 +249,7 @@ impl App {
         if tokio::time::timeout_at(deadline, &mut self.worker).await.is_err() {
             tracing::warn!("work in hand did not finish in time; it goes on at the next start");
             self.cut_off.cancel();
-            if tokio::time::timeout(RELEASE_PATIENCE, &mut self.worker).await.is_err() {
+            if tokio::time::timeout(GIVE_BACK_PATIENCE, &mut self.worker).await.is_err() {
                 self.worker.abort();
                 let _ = self.worker.await;
             }
