@@ -72,7 +72,7 @@ fn a_room_uses_only_the_rooms_below_it() {
             "telemetry" => &["config", "printable"],
             "egress" => &["event", "config"],
             "oidc" => &["event", "clock", "config", "egress", "log_limiter"],
-            "authenticate" => &["event", "clock", "config", "egress", "oidc", "log_limiter"],
+            "authenticate" => &["event", "clock", "config", "egress", "oidc", "log_limiter", "store"],
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],
