@@ -18,18 +18,23 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod event;
+pub mod handler;
 
+// The rest is no public interface: it is open to the project's own tests and benchmarks, and changes with any release.
+#[doc(hidden)]
 pub mod receive;
 
+#[doc(hidden)]
 pub mod authenticate;
 
+#[doc(hidden)]
 pub mod store;
 
+#[doc(hidden)]
 pub mod deliver;
 
+#[doc(hidden)]
 pub mod marketplace;
-
-pub mod handler;
 
 mod admin;
 
@@ -37,8 +42,11 @@ mod admin;
 #[doc(hidden)]
 pub mod sandbox;
 
+#[doc(hidden)]
 pub mod app;
+#[doc(hidden)]
 pub mod clock;
+#[doc(hidden)]
 pub mod config;
 
 mod cli;

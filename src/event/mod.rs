@@ -27,19 +27,25 @@ pub use body::{
     Account, AccountStatus, Address, Company, CustomAttribute, Event, Item, Link, MarketplaceInfo, Notice, NoticeType,
     Order, Payload, PricingDuration, Quantity, User,
 };
-pub use body_error::{BodyError, MAX_BODY_BYTES};
-pub use charset::charset_of;
-pub use extracted::{Facts, Understood};
 pub use id::EventId;
-pub(crate) use json::object;
 pub use kind::{EventType, Flag};
-pub use notification::Notification;
-pub(crate) use outcome::boolean_or_its_text;
 pub use outcome::{AccountIdentifier, ErrorCode, EventResult, IdentifierError, MAX_IDENTIFIER_BYTES};
-pub use query::{Hint, NotificationQuery, Oddity, QueryError};
+
+pub(crate) use json::object;
+pub(crate) use outcome::boolean_or_its_text;
 pub(crate) use record::bounds::MAX_RECORD_BYTES;
-pub use record::change::{AccountChange, Change, ChangeError, Failure, IllegalChange, UnfitResult, Unreadable};
-pub use record::{Body, EventRecord, Repeated};
-pub use state::State;
-pub use timeline::{Timeline, TimelineStep};
-pub use url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES, shown_event_url};
+
+// A handler meets none of these.
+#[doc(hidden)]
+pub use self::{
+    body_error::{BodyError, MAX_BODY_BYTES},
+    charset::charset_of,
+    extracted::{Facts, Understood},
+    notification::Notification,
+    query::{Hint, NotificationQuery, Oddity, QueryError},
+    record::change::{AccountChange, Change, ChangeError, Failure, IllegalChange, UnfitResult, Unreadable},
+    record::{Body, EventRecord, Repeated},
+    state::State,
+    timeline::{Timeline, TimelineStep},
+    url::{BaseUrl, BaseUrlError, EventUrl, EventUrlError, MAX_EVENT_URL_BYTES, shown_event_url},
+};
