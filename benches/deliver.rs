@@ -24,7 +24,7 @@ use doorbell::clock::{Clock, Now, SystemClock};
 use doorbell::config::{Config, StoreUrl};
 use doorbell::event::{BaseUrl, Body, Event, EventResult, EventUrl, Facts, Notification};
 use doorbell::store::sled::SledStore;
-use doorbell::store::{Advanced, EventStore, Settlement, Step};
+use doorbell::store::{Advanced, Completion, Inbox, Progress, Queue};
 use support::load::{Measured, Pace, Until, request, run};
 use support::marketplace::{self, ORDER, latencies, until_settled};
 use support::process::{ROLE, Served};
@@ -223,17 +223,18 @@ fn fill(directory: &Path, events: u32) {
                     store.record(&notification, now).await.expect("recorded");
                     // Later than any of the tasks has recorded anything.
                     let now = Now { monotonic: now.monotonic.plus(Duration::from_mins(1)), ..now };
-                    let claim = store.claim(now, &[]).await.expect("answers").expect("one event at least");
-                    let step = Step::Fetched {
+                    let claims = store.claim(1, &[], now).await.expect("answers").claims;
+                    let claim = claims.into_iter().next().expect("one event at least");
+                    let step = Progress::Fetched {
                         facts: facts.clone(),
                         body: Body { bytes: ORDER.as_bytes().to_vec(), charset: None },
                     };
-                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, now).await else { panic!() };
+                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, &step, now).await else { panic!() };
                     let mut result = EventResult::success("accepted");
                     result.account_identifier = Some(format!("account-{}", claim.event().id));
-                    let step = Step::Handled(result);
-                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, step, now).await else { panic!() };
-                    store.settle(claim, Settlement::Done(None), now).await.expect("settled");
+                    let step = Progress::Handled(result);
+                    let Ok(Advanced::Proceed(claim)) = store.advance(claim, &step, now).await else { panic!() };
+                    store.settle(claim, &Completion::Done(None), now).await.expect("settled");
                 }
             });
         }

@@ -2,21 +2,20 @@
 
 mod signing_keys;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::web::ServiceConfig;
-use async_trait::async_trait;
-use secrecy::SecretSlice;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{AdminState, SigningKeys};
-use crate::authenticate::{Authenticator, Nonce, SetUpError, Vault, VaultError};
-use crate::clock::{Clock, Timestamp};
+use crate::authenticate::{Authenticator, SetUpError};
+use crate::clock::Clock;
 use crate::config::{Config, HandlerKind, StoreUrl};
 use crate::deliver::{self, Worker};
 use crate::handler::{Accept, Handler};
@@ -27,14 +26,17 @@ use crate::marketplace::{CallError, MarketplaceClient};
 use crate::receive::{Door, Refusals};
 use crate::shutdown::{Released, hold};
 use crate::store::memory::MemoryStore;
-use crate::store::recovering::RecoveringStore;
-use crate::store::sled::OpenError;
-use crate::store::{Durability, EventStore, StoreError, prune_from_time_to_time};
+use crate::store::sled::{OpenError, RecoveringStore};
+use crate::store::{
+    Accounts, Backup, Durability, EventStore, History, Inbox, Queue, Secrets, StoreError, prune_from_time_to_time,
+};
 
 pub use crate::http::ListenError;
 
 /// How long the servers' threads may take to end once the servers have stopped.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to give back the events that are still worked on then.
+const GIVE_BACK_PATIENCE: Duration = Duration::from_millis(500);
 /// The files of everything but connections and calls: the store, the threads of the servers, the log.
 const OTHER_FILES: usize = 192;
 /// The calls that authentication makes at once.
@@ -71,7 +73,6 @@ pub enum StartError {
 }
 
 /// A running Doorbell.
-#[derive(Debug)]
 pub struct App {
     /// Where the public listener is.
     pub public: SocketAddr,
@@ -79,13 +80,53 @@ pub struct App {
     pub admin: SocketAddr,
     shutdown_timeout: Duration,
     stop: CancellationToken,
+    /// Cancelled when what is still worked on is to be given back.
+    cut_off: CancellationToken,
     servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
     refusals: Arc<Refusals>,
     /// Tells when the threads of the servers, which end a moment after these have stopped, have let go.
     released: Released,
     worker: JoinHandle<()>,
     retention: JoinHandle<()>,
+    /// The store, if it was opened for this app.
+    opened: Option<Arc<dyn EventStore>>,
     keys: JoinHandle<()>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("public", &self.public).field("admin", &self.admin).finish_non_exhaustive()
+    }
+}
+
+/// The traits of a store, each for whoever needs no more.
+#[derive(Clone)]
+pub struct StoreParts {
+    /// For the listeners.
+    pub inbox: Arc<dyn Inbox>,
+    /// For delivery.
+    pub queue: Arc<dyn Queue>,
+    /// For the listeners, and for removing what is old.
+    pub history: Arc<dyn History>,
+    /// For delivery.
+    pub accounts: Arc<dyn Accounts>,
+    /// For authentication.
+    pub secrets: Arc<dyn Secrets>,
+    /// For operators.
+    pub backup: Arc<dyn Backup>,
+}
+
+impl From<Arc<dyn EventStore>> for StoreParts {
+    fn from(store: Arc<dyn EventStore>) -> Self {
+        Self {
+            inbox: Arc::clone(&store) as _,
+            queue: Arc::clone(&store) as _,
+            history: Arc::clone(&store) as _,
+            accounts: Arc::clone(&store) as _,
+            secrets: Arc::clone(&store) as _,
+            backup: store as _,
+        }
+    }
 }
 
 impl App {
@@ -95,21 +136,24 @@ impl App {
     /// See [`StartError`]. Nothing is left running then.
     pub async fn start(config: &Config, handler: Arc<dyn Handler>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let store = open_store(config, &clock).await?;
-        Self::start_on(config, store, handler, clock).await
+        let app = Self::start_on(config, Arc::clone(&store), handler, clock).await?;
+        Ok(Self { opened: Some(store), ..app })
     }
 
-    /// As [`App::start`], on a store that is open.
+    /// As [`App::start`], on a store that is open, and that whoever opened it closes.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left running then.
     pub async fn start_on(
         config: &Config,
-        store: Arc<dyn EventStore>,
+        store: impl Into<StoreParts>,
         handler: Arc<dyn Handler>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        let StoreParts { inbox, queue, history, accounts, secrets, backup } = store.into();
         let worker = Worker::new(
-            Arc::clone(&store),
+            queue,
+            accounts,
             Arc::clone(&clock),
             handler,
             integrations(config, &clock)?,
@@ -117,13 +161,14 @@ impl App {
             config.handler.timeout,
         );
         let worker = Arc::new(worker.map_err(StartError::Threads)?);
-        let authenticator = Arc::new(authenticator(config, &store, &clock).await?);
+        let authenticator = Arc::new(Authenticator::set_up(config, secrets, Arc::clone(&clock)).await?);
         let (held, released) = hold();
         let delivery_ended = CancellationToken::new();
-        let door = open_door(config, &store, &authenticator, &clock);
+        let (to_door, to_admin) = (Arc::clone(&history), Arc::clone(&history));
+        let door = Door::new(config, Arc::clone(&inbox), to_door, Arc::clone(&authenticator), Arc::clone(&clock));
         let door = Arc::new(door.beside_delivery(delivery_ended.clone(), held.clone()));
         let admin_state = Arc::new(AdminState::new(
-            Arc::clone(&store),
+            (inbox, to_admin, backup),
             Arc::clone(&authenticator) as Arc<dyn SigningKeys>,
             Arc::clone(&clock),
             config.admin.token.clone(),
@@ -138,7 +183,7 @@ impl App {
         let listener = Listener::private(config.server.keep_alive, Arc::clone(&clock), config.server.shutdown_timeout);
         let private = move |app: &mut ServiceConfig| admin_state.routes(app);
         let (admin_server, admin) = http::listen("admin.listen", config.admin.listen, listener, private)?;
-        let stop = CancellationToken::new();
+        let (stop, cut_off) = (CancellationToken::new(), CancellationToken::new());
         let servers = [public_server, admin_server].map(|server| (server.handle(), tokio::spawn(server))).into();
         Ok(Self {
             public,
@@ -147,16 +192,18 @@ impl App {
             refusals: door.refusals(),
             released,
             worker: {
-                let stop = stop.clone();
+                let (stop, cut_off) = (stop.clone(), cut_off.clone());
                 tokio::spawn(async move {
                     // However that ends, a panic included.
                     let _ended = delivery_ended.drop_guard();
-                    worker.run(stop).await;
+                    worker.run(stop, cut_off).await;
                 })
             },
             keys: tokio::spawn(authenticator.keep_keys_fresh(stop.clone())),
-            retention: tokio::spawn(prune_from_time_to_time(store, clock, config.store.keep, stop.clone())),
+            retention: tokio::spawn(prune_from_time_to_time(history, clock, config.store.keep, stop.clone())),
+            opened: None,
             stop,
+            cut_off,
             servers,
         })
     }
@@ -189,11 +236,17 @@ impl App {
         }
         if tokio::time::timeout_at(deadline, &mut self.worker).await.is_err() {
             tracing::warn!("work in hand did not finish in time; it goes on at the next start");
-            self.worker.abort();
-            let _ = self.worker.await;
+            self.cut_off.cancel();
+            if tokio::time::timeout(GIVE_BACK_PATIENCE, &mut self.worker).await.is_err() {
+                self.worker.abort();
+                let _ = self.worker.await;
+            }
         }
         if tokio::time::timeout(RELEASE_PATIENCE, self.released.wait()).await.is_err() {
             tracing::warn!("a connection still holds the store open");
+        }
+        if let Some(store) = self.opened {
+            store.close().await;
         }
     }
 }
@@ -225,8 +278,7 @@ pub async fn authenticator(
     store: &Arc<dyn EventStore>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Authenticator, StartError> {
-    let vault = Arc::new(StoreVault { store: Arc::clone(store), clock: Arc::clone(clock) });
-    Ok(Authenticator::set_up(config, vault, Arc::clone(clock)).await?)
+    Ok(Authenticator::set_up(config, Arc::clone(store) as _, Arc::clone(clock)).await?)
 }
 
 /// The public listener's part on an open store.
@@ -237,37 +289,7 @@ pub fn open_door(
     authenticator: &Arc<Authenticator>,
     clock: &Arc<dyn Clock>,
 ) -> Door {
-    Door::new(config, Arc::clone(store), Arc::clone(authenticator), Arc::clone(clock))
-}
-
-/// The store as authentication sees it.
-struct StoreVault {
-    store: Arc<dyn EventStore>,
-    clock: Arc<dyn Clock>,
-}
-
-#[async_trait]
-impl Vault for StoreVault {
-    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, VaultError> {
-        self.store.secret(name, fresh).await.map_err(vault_error)
-    }
-
-    async fn replace_secret(
-        &self,
-        name: &str,
-        held: &SecretSlice<u8>,
-        fresh: SecretSlice<u8>,
-    ) -> Result<bool, VaultError> {
-        self.store.replace_secret(name, held, fresh).await.map_err(vault_error)
-    }
-
-    async fn use_nonce(&self, nonce: Nonce, until: Timestamp) -> Result<bool, VaultError> {
-        self.store.use_nonce(nonce.0, until, self.clock.now()).await.map_err(vault_error)
-    }
-}
-
-fn vault_error(error: StoreError) -> VaultError {
-    VaultError(Box::new(error))
+    Door::new(config, Arc::clone(store) as _, Arc::clone(store) as _, Arc::clone(authenticator), Arc::clone(clock))
 }
 
 /// The handler that is configured.

@@ -72,7 +72,7 @@ fn a_room_uses_only_the_rooms_below_it() {
             "telemetry" => &["config", "printable"],
             "egress" => &["event", "config"],
             "oidc" => &["event", "clock", "config", "egress", "log_limiter"],
-            "authenticate" => &["event", "clock", "config", "egress", "oidc", "log_limiter"],
+            "authenticate" => &["event", "clock", "config", "egress", "oidc", "log_limiter", "store"],
             "store" => &["event", "clock", "config"],
             "marketplace" => &["event", "clock", "config", "egress"],
             "handler" => &["event"],
@@ -184,6 +184,24 @@ fn every_link_between_documents_leads_to_a_file() {
             let leads_out = link.is_empty() || link.contains("://");
             let target = path.parent().expect("a directory").join(link);
             assert!(leads_out || target.exists(), "{} links to {link}, which is not there", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    let roots = ["", "src", "tests"].map(|root| repository().join(root));
+    let is_path = |span: &str| {
+        let is_plain = span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-./".contains(c));
+        let is_file = Path::new(span).extension().is_some_and(|extension| extension == "rs" || extension == "md");
+        is_plain && !span.starts_with(['/', '.']) && (is_file || span.ends_with('/'))
+    };
+    for (path, text) in texts().iter().filter(|(path, _)| path.extension().is_some_and(|extension| extension == "md")) {
+        // Every other piece stands between backticks.
+        for span in text.split('`').skip(1).step_by(2) {
+            let named = span.split("::").next().unwrap_or_default();
+            let is_there = !is_path(named) || roots.iter().any(|root| root.join(named).exists());
+            assert!(is_there, "{} names {named}, which is not there", path.display());
         }
     }
 }

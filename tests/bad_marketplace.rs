@@ -69,7 +69,7 @@ impl Day {
         let tried = async {
             for event in due {
                 loop {
-                    let known = self.receiver.store.event(event.id).await.expect("read").expect("there");
+                    let known = self.receiver.store.load(event.id, false).await.expect("read").expect("there").record;
                     if known.due > now || !known.state.is_unfinished() {
                         break;
                     }

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use doorbell::clock::SystemClock;
 use doorbell::store::EventStore;
-use doorbell::store::recovering::RecoveringStore;
+use doorbell::store::sled::RecoveringStore;
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -161,7 +161,7 @@ async fn a_day(level: &str, format: &str) -> (String, Vec<(String, Vec<u8>)>) {
 async fn signing_keys(data: &Path) -> Vec<(String, Vec<u8>)> {
     let store: Arc<dyn EventStore> =
         Arc::new(RecoveringStore::open(data, false, Arc::new(SystemClock)).expect("opens"));
-    let kept = store.secret("issuer.keys", Vec::new().into()).await.expect("kept");
+    let kept = store.get("issuer.keys").await.expect("read").expect("kept");
     let keys: Value = serde_json::from_slice(secrecy::ExposeSecret::expose_secret(&kept)).expect("JSON");
     let keys = keys.as_array().unwrap_or_else(|| keys["keys"].as_array().expect("keys")).clone();
     assert!(keys.len() > 1, "one is retired");

@@ -21,6 +21,7 @@ mod authentication;
 mod bad_marketplace;
 mod bodies;
 mod calls;
+mod claims;
 mod command_line;
 mod connections;
 mod copies;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::event::{BaseUrl, EventId, EventUrl, State};
 use doorbell::store::sled::SledStore;
-use doorbell::store::{Durability, EventStore};
+use doorbell::store::{Durability, EventStore, History, StoredEvent};
 use reqwest::Client;
 use serde_json::json;
 use tempfile::TempDir;
@@ -261,7 +261,7 @@ async fn recorded(directory: &TempDir) -> Option<Record> {
         return None;
     }
     let probe = SledStore::open(&directory.path().join("probe"), false, SystemClock.read()).expect("opens");
-    if !matches!(probe.durability(), Durability::Synchronous(_)) {
+    if !matches!(probe.describe().durability, Durability::Synchronous(_)) {
         eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
         return None;
     }
@@ -334,14 +334,14 @@ async fn faults(acknowledged: &[Acknowledged], reached: u64, directory: &Path) -
     };
     let mut faults = Vec::new();
     for Acknowledged { id, taken_on, settled, body } in acknowledged {
-        let event = match store.event(*id).await {
+        let event = match store.load(*id, true).await {
             Ok(event) => event,
             Err(error) => {
                 faults.push(format!("{id}: {error}"));
                 continue;
             }
         };
-        let Some(event) = event else {
+        let Some(StoredEvent { record: event, body: stored }) = event else {
             if *taken_on <= reached {
                 faults.push(format!("{id} was acknowledged and is gone"));
             }
@@ -350,10 +350,7 @@ async fn faults(acknowledged: &[Acknowledged], reached: u64, directory: &Path) -
         if *settled <= reached && !matches!(event.state, State::Handled | State::Done) {
             faults.push(format!("{id} was reported and is {}", event.state));
         }
-        let stored = store.body(*id).await;
-        if event.state != State::Received
-            && stored.as_ref().ok().and_then(Option::as_ref).map(|stored| &stored.bytes) != Some(body)
-        {
+        if event.state != State::Received && stored.as_ref() != Some(body) {
             faults.push(format!("{id} is {} and its body is not as it was received", event.state));
         }
     }

@@ -530,7 +530,7 @@ async fn no_credential_in_a_query_is_kept_or_shown() {
     assert_eq!(request.bearer_auth(bearer).send().await.expect("answers").status(), StatusCode::ACCEPTED);
     let event = receiver.until_state("done").await;
     let id: doorbell::event::EventId = event["id"].as_str().expect("an id").parse().expect("an id");
-    let record = receiver.store.event(id).await.expect("readable").expect("is there");
+    let record = receiver.store.load(id, false).await.expect("readable").expect("is there").record;
     assert_eq!(record.parameters, "applicationUuid=06ea7f9d");
     let shown = receiver.client.request(Method::GET, format!("{}/api/v1/events/{id}", receiver.admin)).send().await;
     let shown = shown.expect("answers").text().await.expect("text");

@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::configuration;
+use crate::support::faulty_queue::{Fault, FaultyQueue};
 use crate::support::marketplace::{Marketplace, Twist};
 use crate::support::receiver::{Receiver, json as body_of, notify, token};
+use doorbell::app::StoreParts;
 use doorbell::async_trait;
-use doorbell::clock::{Clock, ManualClock, Moment, Now, SystemClock, Timestamp};
-use doorbell::event::{AccountStatus, BaseUrl, Body, EventId, EventRecord, EventUrl, Failure, Notification};
+use doorbell::clock::{Clock, ManualClock, Now, SystemClock, Timestamp};
+use doorbell::event::{BaseUrl, EventId, EventRecord, EventUrl, Failure, Notification};
 use doorbell::handler::Accept;
 use doorbell::store::memory::MemoryStore;
 use doorbell::store::{
-    Advanced, Amendment, Claim, Durability, EventStore, Exported, Filter, Page, Pruned, Recorded, Retention, Sequence,
-    Settlement, Step, StoreError, StoredEvent, Watch,
+    Completion, Counts, EventStore, Filter, History, Inbox, OperatorAction, Page, Pruned, Recorded, Retention, Secrets,
+    Sequence, StoreError, StoredEvent, Subscription,
 };
 use reqwest::StatusCode;
 use secrecy::SecretSlice;
@@ -264,69 +266,78 @@ async fn a_token_of_one_integration_records_nothing_for_another() {
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
 }
 
-/// A store that fails in one way.
-struct Broken(MemoryStore, Fault);
-
-enum Fault {
+/// How an inbox fails.
+enum InboxFault {
     /// Its medium fails at every notification.
     Medium(StoreError),
     /// It never writes a notification.
     Hangs,
-    /// It changes no event that is not worked on, so often.
+    /// It changes no event, so often.
     AmendsNothing(AtomicUsize),
-    /// It never changes an event that is not worked on.
+    /// It never changes an event.
     HangsAtAmendment,
-    /// It never finds an event.
-    HangsAtEvent,
-    /// It panics when it is asked for work.
-    PanicsAtClaim,
-    /// It panics when work has got further.
-    PanicsAtAdvance,
 }
 
+/// An inbox that fails in one way, and does as another one otherwise.
+struct BrokenInbox(Arc<dyn EventStore>, InboxFault);
+
 #[async_trait]
-impl EventStore for Broken {
+impl Inbox for BrokenInbox {
     async fn record(&self, notification: &Notification, now: Now) -> Result<Recorded, StoreError> {
         match &self.1 {
-            Fault::Medium(error) => Err(error.clone()),
-            Fault::Hangs => std::future::pending().await,
-            Fault::AmendsNothing(_)
-            | Fault::HangsAtAmendment
-            | Fault::HangsAtEvent
-            | Fault::PanicsAtClaim
-            | Fault::PanicsAtAdvance => self.0.record(notification, now).await,
+            InboxFault::Medium(error) => Err(error.clone()),
+            InboxFault::Hangs => std::future::pending().await,
+            InboxFault::AmendsNothing(_) | InboxFault::HangsAtAmendment => self.0.record(notification, now).await,
         }
     }
-    async fn claim(&self, now: Now, busy: &[String]) -> Result<Option<Claim>, StoreError> {
-        assert!(!matches!(self.1, Fault::PanicsAtClaim), "a bug in the store");
-        self.0.claim(now, busy).await
-    }
-    async fn advance(&self, claim: Claim, step: Step, now: Now) -> Result<Advanced, StoreError> {
-        assert!(!matches!(self.1, Fault::PanicsAtAdvance), "a bug in the store");
-        self.0.advance(claim, step, now).await
-    }
-    async fn give_way(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.0.give_way(claim).await
-    }
-    async fn settle(&self, claim: Claim, settlement: Settlement, now: Now) -> Result<(), StoreError> {
-        self.0.settle(claim, settlement, now).await
-    }
-    async fn amend(&self, id: EventId, amendment: Amendment, now: Now) -> Result<EventRecord, StoreError> {
-        if let Fault::AmendsNothing(left) = &self.1
+    async fn amend(&self, id: EventId, action: OperatorAction, now: Now) -> Result<EventRecord, StoreError> {
+        if let InboxFault::AmendsNothing(left) = &self.1
             && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         {
             return Err(StoreError::Unavailable("the disk is full".into()));
         }
-        if matches!(self.1, Fault::HangsAtAmendment) {
+        if matches!(self.1, InboxFault::HangsAtAmendment) {
             std::future::pending::<()>().await;
         }
-        self.0.amend(id, amendment, now).await
+        self.0.amend(id, action, now).await
     }
-    async fn hasten(&self, id: EventId, now: Now) -> Result<(), StoreError> {
-        self.0.hasten(id, now).await
+    async fn make_due(&self, id: EventId, now: Now) -> Result<(), StoreError> {
+        self.0.make_due(id, now).await
     }
-    async fn account_status(&self, integration: &str, account: &str) -> Result<Option<AccountStatus>, StoreError> {
-        self.0.account_status(integration, account).await
+    async fn ready(&self) -> Result<(), StoreError> {
+        match &self.1 {
+            InboxFault::Medium(error) => Err(error.clone()),
+            InboxFault::Hangs | InboxFault::AmendsNothing(_) | InboxFault::HangsAtAmendment => Ok(()),
+        }
+    }
+}
+
+/// `store` with an inbox that fails so.
+fn with_broken_inbox(store: &Arc<dyn EventStore>, fault: InboxFault) -> StoreParts {
+    let inbox = Arc::new(BrokenInbox(Arc::clone(store), fault));
+    StoreParts { inbox, ..Arc::clone(store).into() }
+}
+
+/// A receiver whose inbox fails so.
+async fn start_with_inbox(marketplace: &Marketplace, fault: InboxFault, clock: Arc<dyn Clock>) -> Receiver {
+    let store = memory();
+    let parts = with_broken_inbox(&store, fault);
+    Receiver::start_on(&configuration(&marketplace.base_url, "memory:"), &store, parts, Accept, clock).await
+}
+
+/// A history that never finds an event.
+struct HangingHistory(Arc<dyn EventStore>);
+
+#[async_trait]
+impl History for HangingHistory {
+    async fn load(&self, _: EventId, _: bool) -> Result<Option<StoredEvent>, StoreError> {
+        std::future::pending().await
+    }
+    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
+        self.0.list(filter, before, limit).await
+    }
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.0.counts().await
     }
     async fn prune(&self, moment: Timestamp, now: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
         self.0.prune(moment, now, limit).await
@@ -337,72 +348,38 @@ impl EventStore for Broken {
     async fn note_retention(&self, retention: Retention) -> Result<(), StoreError> {
         self.0.note_retention(retention).await
     }
-    async fn event(&self, id: EventId) -> Result<Option<EventRecord>, StoreError> {
-        if matches!(self.1, Fault::HangsAtEvent) {
-            std::future::pending::<()>().await;
-        }
-        self.0.event(id).await
+    fn subscribe(&self, id: EventId) -> Subscription {
+        self.0.subscribe(id)
     }
-    async fn body(&self, id: EventId) -> Result<Option<Body>, StoreError> {
-        self.0.body(id).await
-    }
-    async fn export(&self, from: Sequence, limit: usize) -> Result<Exported, StoreError> {
-        self.0.export(from, limit).await
-    }
-    async fn import(&self, events: Vec<StoredEvent>, now: Now) -> Result<usize, StoreError> {
-        self.0.import(events, now).await
-    }
-    async fn list(&self, filter: &Filter, before: Option<Sequence>, limit: usize) -> Result<Page, StoreError> {
-        self.0.list(filter, before, limit).await
-    }
-    async fn next_due(&self, busy: &[String]) -> Result<Option<Moment>, StoreError> {
-        self.0.next_due(busy).await
-    }
-    fn watch(&self, id: EventId) -> Watch {
-        self.0.watch(id)
-    }
-    async fn changed(&self) {
-        self.0.changed().await;
-    }
-    async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
-        self.0.secret(name, fresh).await
-    }
-    async fn replace_secret(
-        &self,
-        name: &str,
-        held: &SecretSlice<u8>,
-        fresh: SecretSlice<u8>,
-    ) -> Result<bool, StoreError> {
-        self.0.replace_secret(name, held, fresh).await
-    }
-    async fn use_nonce(&self, nonce: [u8; 16], until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        if matches!(self.1, Fault::Hangs) {
-            std::future::pending::<()>().await;
-        }
-        self.0.use_nonce(nonce, until, now).await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        match &self.1 {
-            Fault::Medium(error) => Err(error.clone()),
-            Fault::Hangs
-            | Fault::AmendsNothing(_)
-            | Fault::HangsAtAmendment
-            | Fault::HangsAtEvent
-            | Fault::PanicsAtClaim
-            | Fault::PanicsAtAdvance => Ok(()),
-        }
-    }
-    fn durability(&self) -> Durability {
-        self.0.durability()
-    }
+}
+
+/// Makes something of a store hang.
+type Hang = fn(&Arc<dyn EventStore>) -> StoreParts;
+
+/// `store` with a history that never finds an event.
+fn with_hanging_history(store: &Arc<dyn EventStore>) -> StoreParts {
+    let history = Arc::new(HangingHistory(Arc::clone(store)));
+    StoreParts { history, ..Arc::clone(store).into() }
+}
+
+fn memory() -> Arc<dyn EventStore> {
+    Arc::new(MemoryStore::new())
+}
+
+/// A store whose queue has a fault.
+fn with_faulty_queue(fault: Fault) -> (Arc<dyn EventStore>, StoreParts) {
+    let store = memory();
+    let queue = Arc::new(FaultyQueue::new(Arc::clone(&store) as _, fault));
+    let parts = StoreParts { queue, ..Arc::clone(&store).into() };
+    (store, parts)
 }
 
 #[tokio::test]
 async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_listeners() {
     let marketplace = Marketplace::start().await;
     let configuration = configuration(&marketplace.base_url, "memory:");
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::PanicsAtClaim));
-    let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
+    let (store, parts) = with_faulty_queue(Fault::PanicsAtClaim);
+    let receiver = Receiver::start_on(&configuration, &store, parts, Accept, Arc::new(SystemClock)).await;
     for listener in [&receiver.public, &receiver.admin] {
         let not_ready = async {
             let ready = || receiver.client.get(format!("{listener}/health/ready")).send();
@@ -419,10 +396,10 @@ async fn a_receiver_whose_delivery_has_ended_is_not_ready_and_says_so_on_both_li
 #[tokio::test]
 async fn an_event_whose_work_panics_again_and_again_is_counted_and_dead_in_the_end() {
     let marketplace = Marketplace::start().await;
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::PanicsAtAdvance));
+    let (store, parts) = with_faulty_queue(Fault::PanicsAtAdvance);
     let text =
         configuration(&marketplace.base_url, "memory:").replace("[\"10ms\"]", "[\"1ms\"]\ngive_up_after = \"1ms\"");
-    let receiver = Receiver::start_with(&text, store, Accept, Arc::new(SystemClock)).await;
+    let receiver = Receiver::start_on(&text, &store, parts, Accept, Arc::new(SystemClock)).await;
     receiver.notify("/create", &marketplace.order("1")).await;
     let dead = receiver.until_state("dead").await;
     assert!(dead["lastError"].as_str().expect("a reason").contains("ended without an outcome"), "{dead}");
@@ -432,10 +409,8 @@ async fn an_event_whose_work_panics_again_and_again_is_counted_and_dead_in_the_e
 #[tokio::test]
 async fn a_store_that_does_not_write_in_time_is_answered_503() {
     let marketplace = Marketplace::start().await;
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::Hangs));
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
-    let text = configuration(&marketplace.base_url, "memory:");
-    let receiver = Receiver::start_with(&text, store, Accept, clock.clone()).await;
+    let receiver = start_with_inbox(&marketplace, InboxFault::Hangs, clock.clone()).await;
     let url = marketplace.order("1");
     let answer = tokio::select! {
         answer = receiver.notify("/create", &url) => answer,
@@ -446,15 +421,15 @@ async fn a_store_that_does_not_write_in_time_is_answered_503() {
 }
 
 /// A store of the one event at `url`, which died of something that may have passed.
-async fn with_a_dead_event(marketplace: &Marketplace, url: &str) -> MemoryStore {
-    let store = MemoryStore::new();
+async fn with_a_dead_event(marketplace: &Marketplace, url: &str) -> Arc<dyn EventStore> {
+    let store = memory();
     let base = BaseUrl::parse(&marketplace.base_url).expect("a base URL");
     let url = EventUrl::parse(url, [&base]).expect("an event URL");
     let now = SystemClock.read();
     store.record(&Notification::new("default".into(), url, None, String::new()), now).await.expect("recorded");
-    let claim = store.claim(now, &[]).await.expect("works").expect("an event");
-    let dead = Settlement::Dead { failure: Failure::default(), unreadable: None, may_recover: true };
-    store.settle(claim, dead, now).await.expect("written");
+    let claim = store.claim(1, &[], now).await.expect("works").claims.pop().expect("an event");
+    let dead = Completion::Dead { failure: Failure::default(), unreadable: None, may_recover: true };
+    store.settle(claim, &dead, now).await.expect("written");
     store
 }
 
@@ -462,9 +437,10 @@ async fn with_a_dead_event(marketplace: &Marketplace, url: &str) -> MemoryStore 
 async fn a_dead_event_that_cannot_be_taken_up_again_is_answered_503_until_it_is() {
     let marketplace = Marketplace::start().await;
     let url = marketplace.order("1");
-    let store = Broken(with_a_dead_event(&marketplace, &url).await, Fault::AmendsNothing(AtomicUsize::new(2)));
+    let store = with_a_dead_event(&marketplace, &url).await;
+    let parts = with_broken_inbox(&store, InboxFault::AmendsNothing(AtomicUsize::new(2)));
     let text = configuration(&marketplace.base_url, "memory:");
-    let receiver = Receiver::start_with(&text, Arc::new(store), Accept, Arc::new(SystemClock)).await;
+    let receiver = Receiver::start_on(&text, &store, parts, Accept, Arc::new(SystemClock)).await;
     for _ in 0..2 {
         let answer = receiver.notify("/create", &url).await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -483,15 +459,16 @@ async fn whatever_the_store_is_asked_for_a_notification_is_answered_within_four_
     let by_another_spelling = url.replace("/events/1", "/events/%31");
     let new = marketplace.order("2");
     let not_recorded = StatusCode::SERVICE_UNAVAILABLE;
-    for (fault, route, url, status) in [
-        (Fault::HangsAtAmendment, "/create", &url, not_recorded),
-        (Fault::HangsAtEvent, "/create", &by_another_spelling, not_recorded),
+    let at_amendment: Hang = |store| with_broken_inbox(store, InboxFault::HangsAtAmendment);
+    for (hang, route, url, status) in [
+        (at_amendment, "/create", &url, not_recorded),
+        (with_hanging_history, "/create", &by_another_spelling, not_recorded),
         // What is durable is never denied.
-        (Fault::HangsAtEvent, "", &new, StatusCode::ACCEPTED),
+        (with_hanging_history, "", &new, StatusCode::ACCEPTED),
     ] {
-        let store = Broken(with_a_dead_event(&marketplace, &marketplace.order("1")).await, fault);
+        let store = with_a_dead_event(&marketplace, &marketplace.order("1")).await;
         let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
-        let receiver = Receiver::start_with(&text, Arc::new(store), Accept, clock.clone()).await;
+        let receiver = Receiver::start_on(&text, &store, hang(&store), Accept, clock.clone()).await;
         let bearer = receiver.token().await;
         let start = clock.monotonic();
         let answer = tokio::select! {
@@ -502,6 +479,28 @@ async fn whatever_the_store_is_asked_for_a_notification_is_answered_within_four_
         assert_eq!(answer.headers().contains_key("retry-after"), status == not_recorded);
         let waited = clock.monotonic().since(start);
         assert!(waited < Duration::from_secs(8), "{waited:?} is the end of all patience, and not the store's");
+    }
+}
+
+/// Secrets that are never told.
+struct HangingSecrets;
+
+#[async_trait]
+impl Secrets for HangingSecrets {
+    async fn get(&self, _: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        std::future::pending().await
+    }
+    async fn create(&self, _: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+        Ok(fresh)
+    }
+    async fn replace(&self, _: &str, _: &SecretSlice<u8>, _: SecretSlice<u8>) -> Result<bool, StoreError> {
+        std::future::pending().await
+    }
+    async fn put(&self, _: [u8; 16], _: Timestamp, _: SecretSlice<u8>, _: Timestamp) -> Result<bool, StoreError> {
+        std::future::pending().await
+    }
+    async fn take(&self, _: [u8; 16], _: Timestamp, _: Timestamp) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        std::future::pending().await
     }
 }
 
@@ -517,8 +516,9 @@ async fn whatever_a_request_waits_for_it_is_answered() {
         )
         .replace("outbound-secret", SECRET);
     // The store never says whether the nonce was used before.
-    let store = Arc::new(Broken(MemoryStore::new(), Fault::Hangs));
-    let receiver = Receiver::start_with(&text, store, Accept, clock.clone()).await;
+    let store = memory();
+    let parts = StoreParts { secrets: Arc::new(HangingSecrets), ..Arc::clone(&store).into() };
+    let receiver = Receiver::start_on(&text, &store, parts, Accept, clock.clone()).await;
     let url = marketplace.order("1");
     let origin = "http://127.0.0.1:8080";
     let signed = Request::new(origin, "/notifications/create", &url, clock.now().as_seconds());
@@ -540,9 +540,7 @@ async fn whatever_a_request_waits_for_it_is_answered() {
 async fn what_cannot_be_made_durable_is_answered_503_and_never_2xx() {
     let marketplace = Marketplace::start().await;
     for fault in [StoreError::Unavailable("disk 7 of array secret-array is full".into()), StoreError::Overloaded] {
-        let store = Arc::new(Broken(MemoryStore::new(), Fault::Medium(fault)));
-        let configuration = configuration(&marketplace.base_url, "memory:");
-        let receiver = Receiver::start_with(&configuration, store, Accept, Arc::new(SystemClock)).await;
+        let receiver = start_with_inbox(&marketplace, InboxFault::Medium(fault), Arc::new(SystemClock)).await;
         let answer = receiver.notify("/create", &marketplace.order("1")).await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));

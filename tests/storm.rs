@@ -15,7 +15,7 @@ use doorbell::event::{
 };
 use doorbell::store::export::Line;
 use doorbell::store::sled::SledStore;
-use doorbell::store::{EventStore, StoredEvent};
+use doorbell::store::{Accounts, Backup, History, StoredEvent};
 use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -331,7 +331,7 @@ async fn an_import_that_is_killed_over_and_over_brings_every_event_once_and_in_o
     assert_eq!(next, events);
     for number in 0..events {
         let id: EventId = cancelled(number).id;
-        assert!(store.event(id).await.expect("read").is_some(), "event {number} is not found");
+        assert!(store.load(id, false).await.expect("read").is_some(), "event {number} is not found");
         let status = store.account_status("default", &format!("account-{number}")).await.expect("read");
         assert_eq!(status, Some(AccountStatus::Cancelled), "account {number}");
     }

@@ -178,7 +178,7 @@ async fn a_token_endpoint_that_asks_for_patience_is_given_it_and_asked_again_for
     let (receiver, clock) = start(&patient(&marketplace)).await;
     notify_of(&receiver, &marketplace, 0..2).await;
     until_all(&receiver, "both have failed", |event| event["attempts"] == 1).await;
-    let due = receiver.store.next_due(&[]).await.expect("reads").expect("there");
+    let due = receiver.idle_until().await.expect("there");
     assert_eq!(due, clock.monotonic().plus(Duration::from_mins(10)), "as long as it asked");
     clock.advance(Duration::from_secs(30));
     notify_of(&receiver, &marketplace, 2..3).await;

@@ -15,11 +15,13 @@ use super::api::{
 use super::request::{self, Parameters, unfit};
 use super::{AdminState, Operator, act, json, read, sorted_json};
 use crate::event::{EventId, EventRecord, State};
-use crate::store::{Amendment, Filter, Sequence};
+use crate::store::{Filter, History, OperatorAction, Page, Sequence, StoreError, StoredEvent};
 
 /// How many events a page has if the caller does not say.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
+/// Calls of the store for one page: enough for some million events, and no more than a caller waits for.
+const MOST_STRETCHES: usize = 500;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
     app.service(read("/api/v1/events", list))
@@ -48,7 +50,7 @@ async fn list(_: Operator, state: web::Data<AdminState>, request: HttpRequest) -
         Some(text) => Some(cursor(&state, &text).await?),
         None => None,
     };
-    let page = state.store.list(&filter, cursor, limit.min(MAX_LIMIT)).await?;
+    let page = whole_page(state.history.as_ref(), &filter, cursor, limit.min(MAX_LIMIT)).await?;
     let unreadable = page.unreadable.into_iter().map(|(number, reason)| UnreadableEvent { number, reason });
     let page = EventPage {
         events: page.events.into_iter().map(EventSummary::from).collect(),
@@ -56,6 +58,25 @@ async fn list(_: Operator, state: web::Data<AdminState>, request: HttpRequest) -
         unreadable: unreadable.collect(),
     };
     sorted_json(HttpResponse::Ok(), &page)
+}
+
+/// A page of up to `limit` events, unless they lie so far apart that it is time to answer with those that were found.
+async fn whole_page(
+    history: &dyn History,
+    filter: &Filter,
+    before: Option<Sequence>,
+    limit: usize,
+) -> Result<Page, StoreError> {
+    let mut page = history.list(filter, before, limit).await?;
+    for _ in 1..MOST_STRETCHES {
+        let found = page.events.len() + page.unreadable.len();
+        let Some(next) = page.next.filter(|_| found < limit) else { break };
+        let more = history.list(filter, Some(next), limit - found).await?;
+        page.events.extend(more.events);
+        page.unreadable.extend(more.unreadable);
+        page.next = more.next;
+    }
+    Ok(page)
 }
 
 fn state_named(text: &str) -> Result<State, Problem> {
@@ -68,7 +89,7 @@ fn state_named(text: &str) -> Result<State, Problem> {
 async fn cursor(state: &AdminState, text: &str) -> Result<Sequence, Problem> {
     let unfit = || unfit("cursor", text, &"the next of any list here; leave it out to begin with the newest event");
     let place = text.parse().ok().filter(|place| *place > 0).ok_or_else(unfit)?;
-    let after = state.store.export(place, 1).await?;
+    let after = state.backup.export(place, 1).await?;
     if after.events.is_empty() && after.unreadable.is_empty() { Err(unfit()) } else { Ok(place) }
 }
 
@@ -80,9 +101,8 @@ async fn show(
 ) -> Result<HttpResponse, Problem> {
     Parameters::read(&request, &[])?;
     let id = parse_id(&id)?;
-    let event = state.store.event(id).await?.ok_or_else(unknown_event)?;
-    let body = state.store.body(id).await?.map(|body| shown_body(body.bytes));
-    let (body, body_encoding) = body.unzip();
+    let StoredEvent { record: event, body } = state.history.load(id, true).await?.ok_or_else(unknown_event)?;
+    let (body, body_encoding) = body.map(shown_body).unzip();
     let detail = EventDetail {
         timeline: timeline(&event),
         timeline_forgotten: event.timeline.forgotten(),
@@ -103,7 +123,7 @@ fn shown_body(bytes: Vec<u8>) -> (String, BodyEncoding) {
 
 async fn export(_: Operator, state: web::Data<AdminState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let from = Parameters::read(&request, &["from"])?.parsed("from", "the next of any export, a number")?;
-    let page = ExportPage::from(state.store.export(from.unwrap_or(0), MAX_LIMIT).await?);
+    let page = ExportPage::from(state.backup.export(from.unwrap_or(0), MAX_LIMIT).await?);
     json(HttpResponse::Ok(), &page)
 }
 
@@ -125,7 +145,7 @@ async fn retry(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::read(&request, &[])?;
-    amend(&state, &id, Amendment::Rerun).await
+    amend(&state, &id, OperatorAction::Rerun).await
 }
 
 async fn resolve(
@@ -137,11 +157,11 @@ async fn resolve(
 ) -> Result<HttpResponse, Problem> {
     Parameters::read(&request, &[])?;
     let result: ResolveRequest = request::json(&*state.clock, &request, payload).await?;
-    amend(&state, &id, Amendment::Resolve(result.into())).await
+    amend(&state, &id, OperatorAction::Resolve(result.into())).await
 }
 
-async fn amend(state: &AdminState, id: &str, amendment: Amendment) -> Result<HttpResponse, Problem> {
-    let event = state.store.amend(parse_id(id)?, amendment, state.clock.read()).await?;
+async fn amend(state: &AdminState, id: &str, action: OperatorAction) -> Result<HttpResponse, Problem> {
+    let event = state.inbox.amend(parse_id(id)?, action, state.clock.read()).await?;
     tracing::info!(event.id = %event.id, state = %event.state, "changed by an operator");
     json(HttpResponse::Accepted(), &EventSummary::from(event))
 }

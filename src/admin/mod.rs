@@ -22,7 +22,7 @@ use crate::config::Secret;
 use crate::http::{self, health};
 use crate::printable;
 use crate::shutdown::Held;
-use crate::store::EventStore;
+use crate::store::{Backup, History, Inbox};
 use api::Problem;
 use operator::Operator;
 
@@ -30,7 +30,9 @@ pub(crate) use keys::{RotationError, SigningKeys};
 
 /// What the handlers of the private listener work with.
 pub(crate) struct AdminState {
-    store: Arc<dyn EventStore>,
+    inbox: Arc<dyn Inbox>,
+    history: Arc<dyn History>,
+    backup: Arc<dyn Backup>,
     signing_keys: Arc<dyn SigningKeys>,
     clock: Arc<dyn Clock>,
     token: Option<Secret>,
@@ -42,14 +44,14 @@ pub(crate) struct AdminState {
 
 impl AdminState {
     pub(crate) fn new(
-        store: Arc<dyn EventStore>,
+        (inbox, history, backup): (Arc<dyn Inbox>, Arc<dyn History>, Arc<dyn Backup>),
         signing_keys: Arc<dyn SigningKeys>,
         clock: Arc<dyn Clock>,
         token: Option<Secret>,
         delivery_ended: CancellationToken,
         held: Held,
     ) -> Self {
-        Self { store, signing_keys, clock, token, delivery_ended, _held: held }
+        Self { inbox, history, backup, signing_keys, clock, token, delivery_ended, _held: held }
     }
 
     /// Adds the private routes to a server.
@@ -113,7 +115,7 @@ fn written(mut response: HttpResponseBuilder, document: serde_json::Result<Strin
 }
 
 async fn is_ready(state: web::Data<AdminState>) -> HttpResponse {
-    let readiness = health::readiness(&state.delivery_ended, state.store.ready()).await;
+    let readiness = health::readiness(&state.delivery_ended, state.inbox.ready()).await;
     if let Err(error) = &readiness {
         tracing::warn!(%error, "not ready");
     }

@@ -29,7 +29,7 @@ impl From<KeyringError> for RotationError {
         let reason = error.to_string();
         match error {
             KeyringError::Changed => Self::Conflict(reason),
-            KeyringError::Vault(_) => Self::Unavailable(reason),
+            KeyringError::Store(_) => Self::Unavailable(reason),
             KeyringError::Damaged | KeyringError::Randomness(_) => Self::Failed(reason),
         }
     }

@@ -16,11 +16,11 @@ use super::guard::{Guard, Refused};
 use super::keyring::{KeyInfo, Keyring, KeyringError, Keys};
 use super::remembered::Remembered;
 use super::shared_secret::{Client, proven};
-use super::vault::Vault;
 use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Oauth2};
 use crate::event::BaseUrl;
+use crate::store::Secrets;
 
 /// The scope of every token, where none is configured.
 pub(super) const SCOPE: &str = "notifications";
@@ -116,10 +116,10 @@ struct Claims {
 }
 
 impl Issuer {
-    /// An issuer for the integrations with the kind `oauth2`, on the keys in `vault`; none, if there are none.
+    /// An issuer for the integrations with the kind `oauth2`, on the keys in `secrets`; none, if there are none.
     pub(super) async fn open(
         config: &Config,
-        vault: Arc<dyn Vault>,
+        secrets: Arc<dyn Secrets>,
         clock: Arc<dyn Clock>,
     ) -> Result<Option<Self>, KeyringError> {
         let identity = identity(&config.server.public_url).to_owned();
@@ -137,7 +137,7 @@ impl Issuer {
             }
         }
         let Some(longest_lifetime) = grants.iter().map(|grant| grant.lifetime).max() else { return Ok(None) };
-        let keyring = Arc::new(Keyring::open(vault, longest_lifetime, Arc::clone(&clock)).await?);
+        let keyring = Arc::new(Keyring::open(secrets, longest_lifetime, Arc::clone(&clock)).await?);
         Ok(Some(Self {
             identity,
             clients,
@@ -325,8 +325,6 @@ fn identity(public_url: &BaseUrl) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
@@ -337,8 +335,9 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::authenticate::{Nonce, VaultError};
     use crate::clock::ManualClock;
+    use crate::store::StoreError;
+    use crate::store::memory::MemoryStore;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -347,49 +346,53 @@ mod tests {
         Guard::new(Arc::new(crate::clock::SystemClock))
     }
 
+    /// Secrets in memory that count how often they are read, and may fail at it.
     #[derive(Default)]
-    struct InMemory {
-        secrets: Mutex<HashMap<String, SecretSlice<u8>>>,
+    struct Counted {
+        store: MemoryStore,
         reads: AtomicUsize,
         fails: AtomicBool,
     }
 
     #[async_trait]
-    impl Vault for InMemory {
-        async fn secret(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, VaultError> {
+    impl Secrets for Counted {
+        async fn get(&self, name: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
             self.reads.fetch_add(1, Ordering::SeqCst);
-            if self.fails.load(Ordering::SeqCst) {
-                return Err(VaultError("the disk is gone".into()));
-            }
-            Ok(self.secrets.lock().expect("unpoisoned").entry(name.to_owned()).or_insert(fresh).clone())
+            self.store.get(name).await
         }
 
-        async fn replace_secret(
+        async fn create(&self, name: &str, fresh: SecretSlice<u8>) -> Result<SecretSlice<u8>, StoreError> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(StoreError::Unavailable("the disk is gone".to_owned()));
+            }
+            self.store.create(name, fresh).await
+        }
+
+        async fn replace(
             &self,
             name: &str,
             held: &SecretSlice<u8>,
             fresh: SecretSlice<u8>,
-        ) -> Result<bool, VaultError> {
-            let mut kept = self.secrets.lock().expect("unpoisoned");
-            let is_held = kept.get(name).is_some_and(|kept| kept.expose_secret() == held.expose_secret());
-            if is_held {
-                kept.insert(name.to_owned(), fresh);
-            }
-            Ok(is_held)
+        ) -> Result<bool, StoreError> {
+            self.store.replace(name, held, fresh).await
         }
 
-        async fn use_nonce(&self, _: Nonce, _: Timestamp) -> Result<bool, VaultError> {
+        async fn put(&self, _: [u8; 16], _: Timestamp, _: SecretSlice<u8>, _: Timestamp) -> Result<bool, StoreError> {
+            unreachable!("tokens have no nonce")
+        }
+
+        async fn take(&self, _: [u8; 16], _: Timestamp, _: Timestamp) -> Result<Option<SecretSlice<u8>>, StoreError> {
             unreachable!("tokens have no nonce")
         }
     }
 
-    async fn open(vault: &Arc<InMemory>, config: &Config, now: Timestamp) -> Issuer {
-        open_by(Arc::new(ManualClock::starting_at(now)), vault, config).await
+    async fn open(secrets: &Arc<Counted>, config: &Config, now: Timestamp) -> Issuer {
+        open_by(Arc::new(ManualClock::starting_at(now)), secrets, config).await
     }
 
-    async fn open_by(clock: Arc<ManualClock>, vault: &Arc<InMemory>, config: &Config) -> Issuer {
-        let vault: Arc<dyn Vault> = Arc::clone(vault) as _;
-        Issuer::open(config, vault, clock).await.expect("opens").expect("is used")
+    async fn open_by(clock: Arc<ManualClock>, secrets: &Arc<Counted>, config: &Config) -> Issuer {
+        Issuer::open(config, Arc::clone(secrets) as _, clock).await.expect("opens").expect("is used")
     }
 
     async fn issuer() -> Issuer {
@@ -430,10 +433,10 @@ mod tests {
 
     #[tokio::test]
     async fn while_the_keys_cannot_be_read_nobody_is_told_that_a_token_is_wrong() {
-        let vault: Arc<InMemory> = Arc::default();
-        let issuer = Arc::new(open(&vault, &Config::defaults(), NOW).await);
+        let secrets: Arc<Counted> = Arc::default();
+        let issuer = Arc::new(open(&secrets, &Config::defaults(), NOW).await);
         let good = token(&issuer, NOW);
-        vault.fails.store(true, Ordering::SeqCst);
+        secrets.fails.store(true, Ordering::SeqCst);
         let mut callers = JoinSet::new();
         for number in 0..20 {
             let (issuer, token) = (Arc::clone(&issuer), invented(&issuer, &number.to_string()));
@@ -447,8 +450,8 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_who_wait_for_invented_keys_are_turned_away_beyond_their_share() {
-        let vault: Arc<InMemory> = Arc::default();
-        let issuer = Arc::new(open(&vault, &Config::defaults(), NOW).await);
+        let secrets: Arc<Counted> = Arc::default();
+        let issuer = Arc::new(open(&secrets, &Config::defaults(), NOW).await);
         // From now on a reading is waited for, and the clock stands still.
         assert_eq!(issuer.verify(&invented(&issuer, "a"), HERE, NOW).await, Err(AuthenticationError::Invalid));
         let mut crowd = JoinSet::new();
@@ -545,8 +548,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_was_rotated_out_verifies_until_the_last_of_its_tokens_has_ended() {
-        let vault = Arc::default();
-        let issuer = open(&vault, &config("token_lifetime = \"1h\""), NOW).await;
+        let secrets = Arc::default();
+        let issuer = open(&secrets, &config("token_lifetime = \"1h\""), NOW).await;
         let old = token(&issuer, NOW);
         let keys = issuer.rotate(false, NOW).await.expect("rotates");
         assert_eq!((keys.len(), keys[0].verifies_until.is_some(), keys[1].verifies_until.is_some()), (2, true, false));
@@ -556,8 +559,8 @@ mod tests {
         for token in [&old, &new] {
             assert!(issuer.verify(token, HERE, last).await.is_ok());
         }
-        // Another process on the same vault, with tokens that live shorter.
-        let after = open(&vault, &config("token_lifetime = \"1m\""), last).await;
+        // Another process on the same secrets, with tokens that live shorter.
+        let after = open(&secrets, &config("token_lifetime = \"1m\""), last).await;
         for token in [&old, &new] {
             assert!(after.verify(token, HERE, last).await.is_ok());
         }
@@ -578,19 +581,24 @@ mod tests {
 
     #[tokio::test]
     async fn two_who_rotate_at_once_lose_no_key() {
-        let vault = Arc::default();
-        let (one, other) = (open(&vault, &Config::defaults(), NOW).await, open(&vault, &Config::defaults(), NOW).await);
+        let secrets = Arc::default();
+        let (one, other) =
+            (open(&secrets, &Config::defaults(), NOW).await, open(&secrets, &Config::defaults(), NOW).await);
         one.rotate(false, NOW).await.expect("rotates");
         assert_eq!(other.rotate(false, NOW).await.expect("rotates").len(), 3);
     }
 
     #[tokio::test]
     async fn processes_that_open_the_keys_at_once_agree_on_them() {
-        let vault = Arc::default();
+        let secrets = Arc::default();
         let configs = ["1m", "1h", "2h", "3h"].map(|lifetime| config(&format!("token_lifetime = \"{lifetime}\"")));
         let [a, b, c, d] = &configs;
-        let issuers =
-            tokio::join!(open(&vault, a, NOW), open(&vault, b, NOW), open(&vault, c, NOW), open(&vault, d, NOW));
+        let issuers = tokio::join!(
+            open(&secrets, a, NOW),
+            open(&secrets, b, NOW),
+            open(&secrets, c, NOW),
+            open(&secrets, d, NOW)
+        );
         let token = token(&issuers.0, NOW);
         for issuer in [&issuers.1, &issuers.2, &issuers.3] {
             assert!(issuer.verify(&token, HERE, NOW).await.is_ok());
@@ -602,9 +610,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_another_process_made_is_found_when_a_token_names_it() {
-        let (vault, clock) = (Arc::default(), Arc::new(ManualClock::starting_at(NOW)));
-        let one = open(&vault, &Config::defaults(), NOW).await;
-        let other = open_by(Arc::clone(&clock), &vault, &Config::defaults()).await;
+        let (secrets, clock) = (Arc::default(), Arc::new(ManualClock::starting_at(NOW)));
+        let one = open(&secrets, &Config::defaults(), NOW).await;
+        let other = open_by(Arc::clone(&clock), &secrets, &Config::defaults()).await;
         let before = token(&other, NOW);
         assert!(other.verify(&before, HERE, NOW).await.is_ok());
         one.rotate(true, NOW).await.expect("rotates");
@@ -616,8 +624,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_another_process_revoked_verifies_nothing_once_the_keys_are_read_again() {
-        let vault = Arc::default();
-        let (one, other) = (open(&vault, &Config::defaults(), NOW).await, open(&vault, &Config::defaults(), NOW).await);
+        let secrets = Arc::default();
+        let (one, other) =
+            (open(&secrets, &Config::defaults(), NOW).await, open(&secrets, &Config::defaults(), NOW).await);
         let token = token(&one, NOW);
         assert!(other.verify(&token, HERE, NOW).await.is_ok());
         one.rotate(true, NOW).await.expect("rotates");
@@ -628,12 +637,12 @@ mod tests {
 
     #[tokio::test]
     async fn invented_key_names_cost_one_reading_in_a_while_and_hide_no_new_key() {
-        let vault: Arc<InMemory> = Arc::default();
+        let secrets: Arc<Counted> = Arc::default();
         let clock = Arc::new(ManualClock::starting_at(NOW));
-        let one = open(&vault, &Config::defaults(), NOW).await;
-        let other = Arc::new(open_by(Arc::clone(&clock), &vault, &Config::defaults()).await);
+        let one = open(&secrets, &Config::defaults(), NOW).await;
+        let other = Arc::new(open_by(Arc::clone(&clock), &secrets, &Config::defaults()).await);
         assert_eq!(other.verify(&invented(&one, "a"), HERE, NOW).await, Err(AuthenticationError::Invalid));
-        let before = vault.reads.load(Ordering::SeqCst);
+        let before = secrets.reads.load(Ordering::SeqCst);
         one.rotate(false, NOW).await.expect("rotates");
         let good = token(&one, NOW);
         let mut strangers = JoinSet::new();
@@ -651,7 +660,7 @@ mod tests {
         for refused in strangers.join_all().await {
             assert_eq!(refused, Err(AuthenticationError::Invalid));
         }
-        assert_eq!(vault.reads.load(Ordering::SeqCst), before + 1);
+        assert_eq!(secrets.reads.load(Ordering::SeqCst), before + 1);
     }
 
     #[tokio::test]

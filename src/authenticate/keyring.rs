@@ -18,10 +18,10 @@ use thiserror::Error;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::vault::{Vault, VaultError};
 use crate::clock::{Clock, Moment, Timestamp};
+use crate::store::{Secrets, StoreError};
 
-/// Name of the keys in the vault.
+/// Name of the keys in the store.
 const NAME: &str = "issuer.keys";
 /// A key is kept this much longer than its tokens, for those that were being signed when it retired.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -33,10 +33,10 @@ const MOST_TRIES: usize = 16;
 /// Why the signing keys cannot be read or changed.
 #[derive(Debug, Error)]
 pub enum KeyringError {
-    /// The vault.
+    /// The store.
     #[error("the signing keys can be neither read nor kept: {0}")]
-    Vault(#[from] VaultError),
-    /// What the vault holds is no set of keys.
+    Store(#[from] StoreError),
+    /// What the store holds is no set of keys.
     #[error("the signing keys in the store cannot be read; restore the store from a backup")]
     Damaged,
     /// Somebody else changed them meanwhile.
@@ -58,7 +58,7 @@ pub struct KeyInfo {
     pub verifies_until: Option<String>,
 }
 
-/// As the vault keeps it.
+/// As the store keeps it.
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredKey {
     kid: String,
@@ -75,7 +75,7 @@ pub(super) struct Keys {
     pub(super) signing: EncodingKey,
     verifying: HashMap<String, (DecodingKey, Timestamp)>,
     stored: Vec<StoredKey>,
-    /// As the vault holds them.
+    /// As the store holds them.
     held: SecretSlice<u8>,
     /// Changes with the keys: what was verified at another version may rest on a key that was revoked.
     pub(super) version: u64,
@@ -93,7 +93,7 @@ struct Attempt {
 /// The keys, as they are and as they change.
 pub(super) struct Keyring {
     keys: RwLock<Arc<Keys>>,
-    vault: Arc<dyn Vault>,
+    secrets: Arc<dyn Secrets>,
     clock: Arc<dyn Clock>,
     /// How often reading them again began.
     began: AtomicU64,
@@ -158,19 +158,19 @@ fn sealed(stored: &[StoredKey]) -> SecretSlice<u8> {
 }
 
 impl Keyring {
-    /// Opens the keys in `vault`, making the first if there is none; tokens may be good for up to `lifetime`.
+    /// Opens the keys in `secrets`, making the first if there is none; tokens may be good for up to `lifetime`.
     ///
     /// Processes that open them at once agree: whoever is second goes on with what the first one left.
     pub(super) async fn open(
-        vault: Arc<dyn Vault>,
+        secrets: Arc<dyn Secrets>,
         lifetime: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, KeyringError> {
         let fresh = sealed(&[StoredKey::fresh(lifetime, clock.now())?]);
-        let keys = Keys::read(vault.secret(NAME, fresh).await?)?;
+        let keys = Keys::read(secrets.create(NAME, fresh).await?)?;
         let keyring = Self {
             keys: RwLock::new(Arc::new(keys)),
-            vault,
+            secrets,
             clock,
             began: AtomicU64::new(0),
             latest: Mutex::default(),
@@ -252,7 +252,7 @@ impl Keyring {
     /// Reads the keys again.
     pub(super) async fn reload(&self) -> Result<(), KeyringError> {
         let known = self.current();
-        let held = self.vault.secret(NAME, known.held.clone()).await?;
+        let held = self.secrets.create(NAME, known.held.clone()).await?;
         if held.expose_secret() != known.held.expose_secret() {
             self.set(Keys::read(held)?);
         }
@@ -290,7 +290,7 @@ impl Keyring {
             let mut stored = known.stored.clone();
             change(&mut stored);
             let fresh = sealed(&stored);
-            if self.vault.replace_secret(NAME, &known.held, fresh.clone()).await? {
+            if self.secrets.replace(NAME, &known.held, fresh.clone()).await? {
                 self.set(Keys::of(stored, fresh)?);
                 return Ok(());
             }

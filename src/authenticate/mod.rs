@@ -23,7 +23,6 @@ mod keyring;
 mod oauth1;
 mod remembered;
 mod shared_secret;
-mod vault;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -44,6 +43,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Outbound};
 use crate::egress::EgressError;
 use crate::oidc::{ClaimsError, KeySource, REFRESH_EVERY};
+use crate::store::Secrets;
 use credentials::Credentials;
 use guard::{Guard, Refused};
 use introspection::Introspector;
@@ -54,7 +54,6 @@ use shared_secret::{Client, proven};
 pub use credentials::{NameAndPassword, Presented};
 pub use issuer::{IssuedToken, Issuer, TokenRefused, TokenRequest};
 pub use keyring::{KeyInfo, KeyringError};
-pub use vault::{Nonce, Vault, VaultError};
 
 /// How often our own signing keys are read again: how long a token is still good here that another process revoked.
 const RELOAD_OWN_EVERY: Duration = Duration::from_secs(10);
@@ -192,8 +191,8 @@ impl Authenticator {
     /// # Errors
     /// If our own signing keys can be neither read nor kept, or there is no way to an identity provider. That one
     /// does not answer is no error here.
-    pub async fn set_up(config: &Config, vault: Arc<dyn Vault>, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
-        let issuer = Issuer::open(config, Arc::clone(&vault), Arc::clone(&clock)).await?;
+    pub async fn set_up(config: &Config, secrets: Arc<dyn Secrets>, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
+        let issuer = Issuer::open(config, Arc::clone(&secrets), Arc::clone(&clock)).await?;
         let (mut verifiers, mut introspectors, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let mut sources = HashMap::new();
         for (place, integration) in config.integrations.iter().enumerate() {
@@ -221,7 +220,7 @@ impl Authenticator {
                 }
             }
         }
-        let signatures = SignatureVerifier::new(config, vault);
+        let signatures = SignatureVerifier::new(config, secrets);
         let challenge = challenge(!names.is_empty(), signatures.is_some());
         Ok(Self {
             issuer,

@@ -14,11 +14,11 @@ use url::form_urlencoded;
 use super::credentials::Presented;
 use super::guard::{Guard, Refused};
 use super::shared_secret::Client;
-use super::vault::{Nonce, Vault};
 use super::{AuthenticationError, Caller};
 use crate::clock::Timestamp;
 use crate::config::{Config, Outbound};
 use crate::event::BaseUrl;
+use crate::store::Secrets;
 
 /// How far a request's timestamp may be from ours.
 const WINDOW: Duration = Duration::from_mins(5);
@@ -32,7 +32,7 @@ pub(super) struct SignatureVerifier {
     clients: Vec<Client>,
     /// Scheme and authority as the marketplace calls us.
     origin: String,
-    vault: Arc<dyn Vault>,
+    secrets: Arc<dyn Secrets>,
 }
 
 /// Where a request's OAuth parameters are.
@@ -63,7 +63,7 @@ enum Method {
 
 impl SignatureVerifier {
     /// A verifier for the integrations with the kind `oauth1`; none, if there are none.
-    pub(super) fn new(config: &Config, vault: Arc<dyn Vault>) -> Option<Self> {
+    pub(super) fn new(config: &Config, secrets: Arc<dyn Secrets>) -> Option<Self> {
         let mut clients = Vec::new();
         for (place, integration) in config.integrations.iter().enumerate() {
             for outbound in integration.outbound.iter() {
@@ -73,7 +73,7 @@ impl SignatureVerifier {
             }
         }
         let origin = origin(&config.server.public_url);
-        if clients.is_empty() { None } else { Some(Self { clients, origin, vault }) }
+        if clients.is_empty() { None } else { Some(Self { clients, origin, secrets }) }
     }
 
     /// The caller that signed the request.
@@ -115,7 +115,8 @@ impl SignatureVerifier {
         })?;
         // Only what is signed is noted, so that strangers can use up no nonce.
         let nonce = nonce_of(&protocol);
-        let first_use = self.vault.use_nonce(nonce, sent_at.plus(WINDOW + WINDOW)).await.map_err(|error| {
+        let until = sent_at.plus(WINDOW + WINDOW);
+        let first_use = self.secrets.put(nonce, until, Vec::new().into(), now).await.map_err(|error| {
             tracing::error!(%error, "a nonce cannot be noted, so the notification is not taken");
             AuthenticationError::Unavailable
         })?;
@@ -208,7 +209,7 @@ fn is_signed(method: Method, key: &str, base: &[u8], signature: &[u8]) -> bool {
 }
 
 /// A nonce is unique among the requests of one client with one timestamp (RFC 5849 §3.3).
-fn nonce_of(protocol: &Protocol) -> Nonce {
+fn nonce_of(protocol: &Protocol) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in [&protocol.consumer_key, &protocol.timestamp, &protocol.nonce] {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -216,7 +217,7 @@ fn nonce_of(protocol: &Protocol) -> Nonce {
     }
     let mut nonce = [0; 16];
     nonce.copy_from_slice(&context.finish().as_ref()[..16]);
-    Nonce(nonce)
+    nonce
 }
 
 fn encoded(text: &str) -> String {

@@ -70,7 +70,7 @@ async fn check_store(config: &Config) -> Result<String, String> {
     match open_store(config, &clock).await {
         Ok(store) => {
             store.ready().await.map_err(|error| error.to_string())?;
-            Ok(format!("{place}: {}", store.durability()))
+            Ok(format!("{place}: {}", store.describe().durability))
         }
         Err(OpenError::Locked { .. }) => {
             // The receiver that has the store open tells whether it is ready.

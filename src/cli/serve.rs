@@ -14,12 +14,13 @@ pub(super) async fn run(config: &Config, handler: Option<Arc<dyn Handler>>) -> R
     let stop = shutdown::on_signal(config.server.shutdown_timeout).map_err(Failure::because)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = open_store(config, &clock).await.map_err(Failure::because)?;
-    warn_of_durability(config, store.durability());
+    warn_of_durability(config, store.describe().durability);
     let handler = handler.unwrap_or_else(|| configured_handler(config));
-    let app = App::start_on(config, store, handler, clock).await.map_err(Failure::because)?;
+    let app = App::start_on(config, Arc::clone(&store), handler, clock).await.map_err(Failure::because)?;
     tracing::info!(public = %app.public, admin = %app.admin, public_url = %config.server.public_url, "listening");
     stop.cancelled().await;
     app.stop().await;
+    store.close().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -3,13 +3,15 @@
 mod fetch;
 mod handle;
 mod handler_threads;
-mod hands;
+mod permits;
 mod report;
 mod retry;
+mod stages;
 mod worker;
 
 pub use retry::RetrySchedule;
-pub use worker::{Integration, Worker};
+pub use stages::Integration;
+pub use worker::Worker;
 
 use std::time::Duration;
 
@@ -87,4 +89,9 @@ impl StageError {
     pub(crate) fn understood_as(self, understood: Understood) -> Self {
         Self { understood: Some(Box::new(understood)), ..self }
     }
+}
+
+/// A draw for the jitter; where the system has no randomness any number serves.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX)
 }

@@ -1,3 +1,5 @@
+//! When a failed attempt is made again.
+
 use std::time::Duration;
 
 /// How long to wait before an attempt that failed for a passing reason is made again.

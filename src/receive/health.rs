@@ -11,7 +11,7 @@ pub(super) fn routes(app: &mut web::ServiceConfig) {
 
 /// The same to anybody: why it is not ready is logged no oftener than a log can bear.
 async fn is_ready(door: web::Data<Door>) -> HttpResponse {
-    let readiness = health::readiness(&door.delivery_ended, door.store.ready()).await;
+    let readiness = health::readiness(&door.delivery_ended, door.inbox.ready()).await;
     if let Err(error) = &readiness
         && let Some(times) = door.log.admit("not_ready")
     {

@@ -25,14 +25,15 @@ use crate::event::BaseUrl;
 use crate::http;
 use crate::log_limiter::LogLimiter;
 use crate::shutdown::Held;
-use crate::store::EventStore;
+use crate::store::{History, Inbox};
 use limits::Threshold;
 
 pub use crate::http::{Excess, Refusals};
 
 /// What the public listener works with.
 pub struct Door {
-    store: Arc<dyn EventStore>,
+    inbox: Arc<dyn Inbox>,
+    history: Arc<dyn History>,
     clock: Arc<dyn Clock>,
     authenticator: Arc<Authenticator>,
     threshold: Arc<Threshold>,
@@ -57,7 +58,8 @@ impl Door {
     #[must_use]
     pub fn new(
         config: &Config,
-        store: Arc<dyn EventStore>,
+        inbox: Arc<dyn Inbox>,
+        history: Arc<dyn History>,
         authenticator: Arc<Authenticator>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -67,7 +69,8 @@ impl Door {
             marketplaces: integration.marketplaces.iter().map(|marketplace| marketplace.base_url.clone()).collect(),
         });
         Self {
-            store,
+            inbox,
+            history,
             threshold: Threshold::new(&config.server),
             log: LogLimiter::new(Arc::clone(&clock)),
             clock,

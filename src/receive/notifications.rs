@@ -14,7 +14,7 @@ use crate::config::Answers;
 use crate::event::{
     EventId, EventRecord, EventResult, EventType, EventUrl, EventUrlError, Notification, NotificationQuery, State,
 };
-use crate::store::{Amendment, Recorded, StoreError, Watch};
+use crate::store::{OperatorAction, Recorded, StoreError, Subscription};
 
 /// How long a marketplace waits for an answer. A result that is ready later is reported.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
@@ -198,14 +198,18 @@ impl Door {
             .answered_by(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
         // An event that an earlier release recorded under this spelling of its URL keeps its name.
         if let Some(former) = former
-            && self.before(deadline, self.store.event(former)).await.inspect_err(not_recorded(former))?.is_some()
+            && self
+                .before(deadline, self.history.load(former, false))
+                .await
+                .inspect_err(not_recorded(former))?
+                .is_some()
         {
             notification = notification.known_as(former);
         }
         let id = notification.id();
-        let watch = may_wait.then(|| self.store.watch(id));
+        let subscription = may_wait.then(|| self.history.subscribe(id));
         // What is recorded after the deadline is worked all the same; no 2xx was promised for it.
-        let recorded = self.before(deadline, self.store.record(&notification, now)).await;
+        let recorded = self.before(deadline, self.inbox.record(&notification, now)).await;
         let recorded = recorded.inspect_err(not_recorded(id))?;
         let words = match recorded {
             Recorded::New => {
@@ -227,8 +231,8 @@ impl Door {
         if announced.kind() == Some(&EventType::SubscriptionNotice) {
             return Ok(Answer::Over(EventResult::success(words)));
         }
-        let decided = match watch {
-            Some(watch) => self.until_decided(id, watch, integration, announced, deadline).await,
+        let decided = match subscription {
+            Some(subscription) => self.until_decided(id, subscription, integration, announced, deadline).await,
             None => None,
         };
         Ok(decided.unwrap_or(Answer::Accepted(words)))
@@ -265,12 +269,12 @@ impl Door {
             State::Handled if event.left_to_answer => {}
             State::Received | State::Fetched | State::Handled => {
                 // It is worked when its time has come, if not at once.
-                if let Err(error) = self.before(deadline, self.store.hasten(event.id, now)).await {
+                if let Err(error) = self.before(deadline, self.inbox.make_due(event.id, now)).await {
                     tracing::warn!(event.id = %event.id, %error, "an event that was notified again is not brought forward");
                 }
             }
             State::Dead if event.may_recover || event.result.is_some() => {
-                match self.before(deadline, self.store.amend(event.id, Amendment::Rerun, now)).await {
+                match self.before(deadline, self.inbox.amend(event.id, OperatorAction::Rerun, now)).await {
                     // Another duplicate was first, and perhaps a worker after it.
                     Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
                     Err(error) => return Err(error),
@@ -292,7 +296,7 @@ impl Door {
     async fn until_decided(
         &self,
         id: EventId,
-        mut watch: Watch,
+        mut subscription: Subscription,
         integration: &Integration,
         announced: &Announced,
         deadline: Moment,
@@ -300,7 +304,8 @@ impl Door {
         let start = self.clock.monotonic();
         let waits_for = |kind: &EventType| integration.answers.wait_for(kind);
         loop {
-            let event = self.before(deadline, self.store.event(id)).await.ok().flatten()?;
+            let event = self.before(deadline, self.history.load(id, false)).await;
+            let event = event.ok().flatten()?.record;
             let kind = event.kind.as_ref();
             let decided = match (event.state, &event.result) {
                 (State::Done, None) => return Some(Answer::Over(EventResult::success("event recorded"))),
@@ -321,7 +326,7 @@ impl Door {
             }
             let patience = if kind.or(announced.kind()).is_some() { RESULT_PATIENCE } else { FETCH_PATIENCE };
             tokio::select! {
-                () = watch.moved() => {}
+                () = subscription.changed() => {}
                 () = self.clock.sleep_until(start.plus(patience).min(deadline)) => return None,
             }
         }
@@ -331,7 +336,7 @@ impl Door {
     async fn note_as_handed_over(&self, id: EventId) {
         let spread = getrandom::u64().unwrap_or_default() % HANDED_OVER_SPREAD_MILLIS;
         let wait = HANDED_OVER_AT_LEAST + Duration::from_millis(spread);
-        match self.store.amend(id, Amendment::HandedOver { wait }, self.clock.read()).await {
+        match self.inbox.amend(id, OperatorAction::HandedOver { wait }, self.clock.read()).await {
             // Of callers that wait for one event each is given the result; another one was first.
             Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
             Err(error) => {

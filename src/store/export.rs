@@ -9,12 +9,10 @@
 //! The last line tells a whole copy from one that was cut off. A body that is no UTF-8 is `{"base64":"…"}`. Signing
 //! keys are not in it: marketplaces get new tokens by themselves.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::StoredEvent;
+use super::stored_event::StoredEvent;
 
 /// What the first line says.
 const FORMAT: &str = "doorbell-export";
@@ -89,32 +87,6 @@ impl Line {
             Self::End(events) => Written::End { end: true, events },
         })
     }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Body {
-    Text(String),
-    Bytes { base64: String },
-}
-
-#[expect(clippy::ref_option, reason = "what serde calls")]
-pub(super) fn write_body<S: Serializer>(body: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-    body.as_ref()
-        .map(|bytes| match std::str::from_utf8(bytes) {
-            Ok(text) => Body::Text(text.to_owned()),
-            Err(_) => Body::Bytes { base64: STANDARD.encode(bytes) },
-        })
-        .serialize(serializer)
-}
-
-pub(super) fn read_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
-    Option::<Body>::deserialize(deserializer)?
-        .map(|body| match body {
-            Body::Text(text) => Ok(text.into_bytes()),
-            Body::Bytes { base64 } => STANDARD.decode(base64).map_err(serde::de::Error::custom),
-        })
-        .transpose()
 }
 
 #[cfg(test)]

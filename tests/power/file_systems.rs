@@ -121,7 +121,7 @@ fn a_store_says_what_makes_its_writes_durable_by_the_flags_of_its_own_log() {
         with_mounted(kind, |_, place| {
             let directory = place.join("new").join("data");
             let store = SledStore::open(&directory, true, SystemClock.read()).expect("opens");
-            assert_eq!(store.durability(), Durability::Synchronous(file_system));
+            assert_eq!(store.describe().durability, Durability::Synchronous(file_system));
             drop(store);
             wait_until_released(&directory);
             // As a restored backup has it: the directory carries the attribute, and the log does not.
@@ -130,7 +130,7 @@ fn a_store_says_what_makes_its_writes_durable_by_the_flags_of_its_own_log() {
             assert!(flags.contains(IFlags::SYNC), "{}", kind.name);
             ioctl_setflags(&log, flags.difference(IFlags::SYNC)).expect("set");
             let store = SledStore::open(&directory, true, SystemClock.read()).expect("opens");
-            assert_eq!(store.durability(), Durability::Synchronous(file_system));
+            assert_eq!(store.describe().durability, Durability::Synchronous(file_system));
             assert!(ioctl_getflags(&log).expect("flags").contains(IFlags::SYNC), "{}", kind.name);
             drop(store);
             drop(log);
@@ -183,6 +183,6 @@ fn a_file_system_that_was_not_tested_is_refused_by_its_name_where_the_store_must
     assert!(error.contains("log synced after each write on tmpfs"), "{error}");
     assert!(error.contains("put store.url on ext4, xfs or btrfs"), "{error}");
     let store = open(false).expect("opens");
-    assert_eq!(store.durability(), Durability::SyncedLog(FileSystem::Other("tmpfs")));
-    assert!(!store.durability().is_proven());
+    assert_eq!(store.describe().durability, Durability::SyncedLog(FileSystem::Other("tmpfs")));
+    assert!(!store.describe().durability.is_proven());
 }

@@ -1,6 +1,7 @@
 //! What the black-box tests share: a marketplace whose every move a test decides, a receiver in this process, and
 //! the real program in one of its own.
 
+pub mod faulty_queue;
 pub mod identity;
 pub mod marketplace;
 pub mod process;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use doorbell::app::App;
-use doorbell::clock::{Clock, SystemClock};
+use doorbell::app::{App, StoreParts};
+use doorbell::clock::{Clock, Moment, SystemClock};
 use doorbell::config::Config;
 use doorbell::handler::Handler;
 use doorbell::store::EventStore;
@@ -20,6 +20,7 @@ pub struct Receiver {
     pub public: String,
     pub admin: String,
     pub store: Arc<dyn EventStore>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Receiver {
@@ -34,13 +35,24 @@ impl Receiver {
         handler: impl Handler,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        Self::start_on(configuration, &store, Arc::clone(&store).into(), handler, clock).await
+    }
+
+    /// The same on a store some of whose parts are others.
+    pub async fn start_on(
+        configuration: &str,
+        store: &Arc<dyn EventStore>,
+        parts: StoreParts,
+        handler: impl Handler,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let config = Config::from_toml(configuration).unwrap_or_else(|error| panic!("{error}"));
-        let app = App::start_on(&config, Arc::clone(&store), Arc::new(handler), clock).await.expect("starts");
+        let app = App::start_on(&config, parts, Arc::new(handler), Arc::clone(&clock)).await.expect("starts");
         let public = format!("http://{}{}", app.public, config.server.public_url.path());
         let admin = format!("http://{}", app.admin);
         // A test that lets an hour pass finds every kept connection closed, or about to be.
         let client = Client::builder().pool_max_idle_per_host(0).build().expect("a client");
-        Self { app, client, public, admin, store }
+        Self { app, client, public, admin, store: Arc::clone(store), clock }
     }
 
     /// A bearer token, as the marketplace gets it.
@@ -57,6 +69,12 @@ impl Receiver {
     pub async fn events(&self) -> Vec<Value> {
         let answer = self.client.get(format!("{}/api/v1/events", self.admin)).send().await.expect("answers");
         json(answer).await["events"].as_array().expect("a list").clone()
+    }
+
+    /// When the next event comes due.
+    pub async fn idle_until(&self) -> Option<Moment> {
+        let now = self.clock.read();
+        self.store.claim(0, &[], now).await.expect("answers").idle_until
     }
 
     /// Waits until the one event there is has reached `state`.

@@ -9,12 +9,11 @@ use std::time::Duration;
 use sled::Db;
 use thiserror::Error;
 
-use super::super::StoreError;
-use super::super::durability::{
-    Durability, Log, create_directory, make_synchronous, read_afresh, sync_directory, sync_tree,
-};
-use super::failed;
+use super::durability::{Log, create_directory, make_synchronous, read_afresh, sync_directory, sync_tree};
+use super::error::failed;
 use super::layout::{LAYOUT, LAYOUT_KEY};
+use crate::store::durability::Durability;
+use crate::store::error::StoreError;
 
 /// Bytes of sled's page cache: enough for the working set, little enough for a small container.
 const CACHE: u64 = 12 << 20;

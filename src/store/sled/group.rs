@@ -7,15 +7,15 @@ use secrecy::{ExposeSecret, SecretSlice};
 use sled::IVec;
 use tokio::sync::oneshot;
 
-use super::super::agenda::Agenda;
-use super::super::{Sequence, StoreError};
 use super::index::{Entry, Name};
-use super::layout::{ENDED, IN_PROGRESS, NONCE, SECRET, key};
-use crate::clock::Timestamp;
-use crate::event::{EventId, EventRecord};
+use super::layout::{ENDED, IN_PROGRESS, PassingKey, key, secret_key};
+use crate::event::{EventId, EventRecord, State};
+use crate::store::error::StoreError;
+use crate::store::local::scheduler::Scheduler;
+use crate::store::stored_event::Sequence;
 
-/// Bytes of a nonce's key.
-const NONCE_KEY: usize = 1 + 8 + 16;
+/// Writes that are made durable together at most.
+pub(super) const BATCH: usize = 1024;
 
 /// Writes that become durable together, and who waits for them.
 ///
@@ -41,9 +41,26 @@ pub(super) struct Changes {
     pub(super) records: HashMap<Sequence, Arc<EventRecord>>,
     sequences: HashMap<EventId, Sequence>,
     secrets: HashMap<String, SecretSlice<u8>>,
-    nonces: HashSet<[u8; NONCE_KEY]>,
+    /// Secrets that are kept for a time, as they are left.
+    passing: HashMap<PassingKey, Passing>,
+    /// Events that go from one state to another, appear, or go.
+    pub(super) moves: Vec<Move>,
     /// Events that are removed.
     pruned: HashSet<Sequence>,
+}
+
+/// The state of an event before and after; nothing where there was none, or is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Move {
+    pub(super) sequence: Sequence,
+    pub(super) before: Option<State>,
+    pub(super) after: Option<State>,
+}
+
+/// A secret that is kept for a time, as a group leaves it.
+pub(super) enum Passing {
+    Kept(SecretSlice<u8>),
+    Taken,
 }
 
 impl Changes {
@@ -54,13 +71,14 @@ impl Changes {
         self.records.extend(other.records.drain());
         self.sequences.extend(other.sequences.drain());
         self.secrets.extend(other.secrets.drain());
-        self.nonces.extend(other.nonces.drain());
+        self.passing.extend(other.passing.drain());
+        self.moves.append(&mut other.moves);
         self.pruned.extend(other.pruned.drain());
     }
 }
 
 /// Called with whether the group is durable.
-pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Agenda) + Send>;
+pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>, &mut Scheduler) + Send>;
 
 impl Group {
     /// Takes in what `prepare` prepares, or nothing of it if that fails.
@@ -122,8 +140,9 @@ impl Group {
         self.remove(&key(IN_PROGRESS, sequence));
     }
 
-    /// Notes how this group leaves an event.
-    pub(super) fn leave(&mut self, sequence: Sequence, record: Arc<EventRecord>) {
+    /// Notes how this group leaves an event that was in the state `before`, or was not there.
+    pub(super) fn leave(&mut self, sequence: Sequence, before: Option<State>, record: Arc<EventRecord>) {
+        self.part.moves.push(Move { sequence, before, after: Some(record.state) });
         self.part.sequences.insert(record.id, sequence);
         self.part.records.insert(sequence, record);
     }
@@ -140,8 +159,9 @@ impl Group {
         self.part.records.contains_key(&sequence) || self.whole.records.contains_key(&sequence)
     }
 
-    /// Notes that this group removes an event.
-    pub(super) fn prune(&mut self, sequence: Sequence) {
+    /// Notes that this group removes an event that was in the state `before`.
+    pub(super) fn prune(&mut self, sequence: Sequence, before: State) {
+        self.part.moves.push(Move { sequence, before: Some(before), after: None });
         self.part.pruned.insert(sequence);
     }
 
@@ -153,27 +173,25 @@ impl Group {
         self.part.secrets.get(name).or_else(|| self.whole.secrets.get(name))
     }
 
-    /// Notes that this group uses a nonce; says whether it is the first to do so.
-    pub(super) fn use_nonce(&mut self, key: [u8; NONCE_KEY]) -> bool {
-        !self.whole.nonces.contains(&key) && self.part.nonces.insert(key)
+    /// How this group leaves a secret that is kept for a time, if it does.
+    pub(super) fn passing(&self, key: &PassingKey) -> Option<&Passing> {
+        self.part.passing.get(key).or_else(|| self.whole.passing.get(key))
+    }
+
+    pub(super) fn put_passing(&mut self, key: PassingKey, value: SecretSlice<u8>) {
+        self.put(key, value.expose_secret());
+        self.part.passing.insert(key, Passing::Kept(value));
+    }
+
+    pub(super) fn remove_passing(&mut self, key: PassingKey) {
+        self.remove(&key);
+        self.part.passing.insert(key, Passing::Taken);
     }
 
     pub(super) fn put_secret(&mut self, name: &str, secret: SecretSlice<u8>) {
         self.put(secret_key(name), secret.expose_secret());
         self.part.secrets.insert(name.to_owned(), secret);
     }
-}
-
-pub(super) fn secret_key(name: &str) -> Vec<u8> {
-    [&[SECRET], name.as_bytes()].concat()
-}
-
-/// In order of the moments, so that those that may be forgotten lie together.
-pub(super) fn nonce_key(until: Timestamp, nonce: [u8; 16]) -> [u8; NONCE_KEY] {
-    let mut key = [NONCE; NONCE_KEY];
-    key[1..9].copy_from_slice(&u64::try_from(until.as_millis()).unwrap_or(0).to_be_bytes());
-    key[9..].copy_from_slice(&nonce);
-    key
 }
 
 /// Tells at once why nothing was prepared.
@@ -208,10 +226,11 @@ mod tests {
             let record = record(token);
             group.enter(Entry { name: Name::of_event(record.id), number: 7 });
             group.end(7, record.id, b"record".to_vec());
-            group.leave(7, record);
+            group.leave(7, None, record);
             group.put_secret(token, b"secret".to_vec().into());
-            group.prune(8);
-            assert!(group.use_nonce([9; NONCE_KEY]));
+            group.prune(8, State::Done);
+            assert!(group.passing(&[9; 25]).is_none());
+            group.put_passing([9; 25], vec![1].into());
         };
         let seen = |group: &Group, token: &str| {
             let id = notification(token).id();
@@ -222,7 +241,7 @@ mod tests {
         let mut group = Group::default();
         let failed: Result<(), _> = group.attempt(|group| {
             prepare(group, "a");
-            assert_eq!(seen(group, "a"), ([true; 3], true, true, 3));
+            assert_eq!(seen(group, "a"), ([true; 3], true, true, 4));
             Err(StoreError::Overloaded)
         });
         assert_eq!(failed, Err(StoreError::Overloaded));
@@ -237,7 +256,7 @@ mod tests {
             Err(StoreError::Held)
         });
         assert_eq!(failed, Err(StoreError::Held));
-        assert_eq!(seen(&group, "b"), ([true; 3], true, true, 3));
-        assert!(!group.use_nonce([9; NONCE_KEY]));
+        assert_eq!(seen(&group, "b"), ([true; 3], true, true, 4));
+        assert!(matches!(group.passing(&[9; 25]), Some(Passing::Kept(_))));
     }
 }

@@ -3,19 +3,50 @@
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretSlice};
+use sled::IVec;
 
-use super::super::{Amendment, Claim, Recorded, Retention, Sequence, Settlement, Step, StoreError, StoredEvent, codec};
-use super::group::{Group, nonce_key, secret_key};
-use super::index::{Entry, Name, Standing};
-use super::layout::{BODY, CHUNK, ENDED, IN_PROGRESS, NONCE, RETENTION_KEY, account_key, key};
-use super::prune::is_old;
-use super::writer::{BATCH, Writer};
-use super::{failed, find, lock};
-use crate::clock::Timestamp;
-use crate::event::{AccountChange, EventId, EventRecord};
+use super::error::{failed, unreadable};
+use super::group::{BATCH, Group, Passing};
+use super::index::{AccountState, Entry, Name};
+use super::layout::{
+    BODY, CHUNK, ENDED, IN_PROGRESS, PASSING, PassingKey, RETENTION_KEY, account_key, key, passing_key,
+};
+use super::lookup::Lookup;
+use super::records::stored_record;
+use super::retention::is_old;
+use crate::clock::{Now, Timestamp};
+use crate::event::{AccountChange, Change, EventId, EventRecord};
+use crate::store::codec;
+use crate::store::error::StoreError;
+use crate::store::inbox::{OperatorAction, Recorded};
+use crate::store::lease::Lease;
+use crate::store::local::lock;
+use crate::store::local::steps::{StepState, check_step};
+use crate::store::retention::Retention;
+use crate::store::stored_event::{Sequence, StoredEvent};
 
-/// Nonces whose time is over that are removed with each new one: more than come, so that they do not gather.
+/// Secrets whose time is over that are removed with each new one: more than come, so that they do not gather.
 const FORGOTTEN_AT_ONCE: usize = 4;
+
+/// A step that the holder of an event wants to take.
+pub(super) struct Step {
+    pub(super) lease: Lease,
+    /// How many steps its holder has taken before.
+    pub(super) number: u32,
+    /// The event as its holder knows it.
+    pub(super) before: Arc<EventRecord>,
+    pub(super) change: Change,
+    pub(super) body: Option<Vec<IVec>>,
+    pub(super) now: Now,
+}
+
+/// A step as it leaves the event.
+pub(super) struct Taken {
+    pub(super) lease: Lease,
+    pub(super) number: u32,
+    pub(super) record: Arc<EventRecord>,
+    pub(super) now: Now,
+}
 
 /// What was removed of what had been found.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,14 +56,21 @@ pub(super) struct Removed {
     pub(super) left: Option<Sequence>,
 }
 
-pub(super) fn prepare_retention(group: &mut Group, retention: &Retention) -> Result<(), StoreError> {
-    let encoded = serde_json::to_vec(retention).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    group.put(RETENTION_KEY, encoded);
-    Ok(())
+/// A body as it is stored.
+pub(super) fn in_chunks(body: &[u8]) -> Vec<IVec> {
+    body.chunks(CHUNK).map(IVec::from).collect()
 }
 
-impl Writer {
-    pub(super) fn prepare_record(
+/// Prepares writes on what is stored, as the group so far leaves it.
+pub(super) struct Preparer {
+    pub(super) lookup: Lookup,
+    pub(super) next: Sequence,
+    /// Up to when the store's time has come, as retention has noted it.
+    pub(super) seen: Option<Timestamp>,
+}
+
+impl Preparer {
+    pub(super) fn record(
         &mut self,
         group: &mut Group,
         record: &Arc<EventRecord>,
@@ -44,36 +82,44 @@ impl Writer {
         let sequence = self.next;
         self.next += 1;
         group.put(key(IN_PROGRESS, sequence), encoded);
-        group.leave(sequence, Arc::clone(record));
+        group.leave(sequence, None, Arc::clone(record));
         Ok((sequence, Recorded::New))
     }
 
-    pub(super) fn prepare_advance(
-        &self,
-        group: &mut Group,
-        mut claim: Claim,
-        step: Step,
-        now: Timestamp,
-    ) -> Result<Claim, StoreError> {
-        let (change, body) = step.into_change();
-        self.check_claim(&claim)?;
-        let account = claim.record.apply(change, now)?;
-        let encoded = codec::encode(&claim.record)?;
-        self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
-        if let Some(body) = body {
-            self.put_body(group, claim.sequence, &body)?;
+    /// A step that keeps the hold on the event, or ends it.
+    pub(super) fn step(&self, group: &mut Group, step: Step, is_end: bool) -> Result<Taken, StoreError> {
+        let Step { lease, number, before, change, body, now } = step;
+        let sequence = lease.sequence();
+        let mut record = EventRecord::clone(&before);
+        let account = record.apply(change, now.wall)?;
+        if is_end {
+            record.note_seen(self.seen);
         }
-        group.put(key(IN_PROGRESS, claim.sequence), encoded);
-        group.leave(claim.sequence, Arc::new(claim.record.clone()));
-        Ok(claim)
+        let stored = || self.stored(group, sequence, record.id);
+        let state = check_step(&lock(&self.lookup.scheduler), (&lease, number), &before, &record, stored)?;
+        let record = Arc::new(record);
+        if state == StepState::Fresh {
+            let encoded = codec::encode(&record)?;
+            self.leave_account(group, sequence, &record.integration, account)?;
+            if let Some(body) = body {
+                self.put_body(group, sequence, &body)?;
+            }
+            if record.state.is_unfinished() {
+                group.put(key(IN_PROGRESS, sequence), encoded);
+            } else {
+                group.end(sequence, record.id, encoded);
+            }
+            group.leave(sequence, Some(before.state), Arc::clone(&record));
+        }
+        Ok(Taken { lease, number: number + 1, record, now })
     }
 
     /// Writes a body in place of whatever is left under its keys.
-    fn put_body(&self, group: &mut Group, sequence: Sequence, body: &[u8]) -> Result<(), StoreError> {
-        for left in self.tree.scan_prefix(key(BODY, sequence)).keys() {
+    fn put_body(&self, group: &mut Group, sequence: Sequence, body: &[IVec]) -> Result<(), StoreError> {
+        for left in self.lookup.tree.scan_prefix(key(BODY, sequence)).keys() {
             group.remove(&left.map_err(failed)?);
         }
-        for (chunk, number) in body.chunks(CHUNK).zip(0_u16..) {
+        for (chunk, number) in body.iter().zip(0_u16..) {
             let mut chunk_key = key(BODY, sequence).to_vec();
             chunk_key.extend_from_slice(&number.to_be_bytes());
             group.put(chunk_key, chunk);
@@ -81,7 +127,7 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn prepare_import(
+    pub(super) fn import(
         &mut self,
         group: &mut Group,
         events: Vec<(StoredEvent, Vec<u8>)>,
@@ -95,7 +141,7 @@ impl Writer {
             let sequence = next;
             next += 1;
             // Without one too: an import that was cut off may have left another event's under its keys.
-            self.put_body(group, sequence, body.as_deref().unwrap_or_default())?;
+            self.put_body(group, sequence, &in_chunks(body.as_deref().unwrap_or_default()))?;
             self.leave_account(group, sequence, &record.integration, record.account_effect())?;
             if record.state.is_unfinished() {
                 group.put(key(IN_PROGRESS, sequence), encoded);
@@ -103,36 +149,11 @@ impl Writer {
                 group.end(sequence, record.id, encoded);
             }
             let record = Arc::new(record);
-            group.leave(sequence, Arc::clone(&record));
+            group.leave(sequence, None, Arc::clone(&record));
             taken.push((sequence, record));
         }
         self.next = next;
         Ok(taken)
-    }
-
-    pub(super) fn prepare_settle(
-        &self,
-        group: &mut Group,
-        mut claim: Claim,
-        settlement: Settlement,
-        now: Timestamp,
-    ) -> Result<Claim, StoreError> {
-        self.check_claim(&claim)?;
-        let (change, body) = settlement.into_change();
-        let account = claim.record.apply(change, now)?;
-        claim.record.note_seen(self.seen);
-        let encoded = codec::encode(&claim.record)?;
-        self.leave_account(group, claim.sequence, &claim.record.integration, account)?;
-        if let Some(body) = body {
-            self.put_body(group, claim.sequence, &body)?;
-        }
-        if claim.record.state.is_unfinished() {
-            group.put(key(IN_PROGRESS, claim.sequence), encoded);
-        } else {
-            group.end(claim.sequence, claim.record.id, encoded);
-        }
-        group.leave(claim.sequence, Arc::new(claim.record.clone()));
-        Ok(claim)
     }
 
     /// Writes how a step leaves the event's account, unless a later event has been there.
@@ -145,33 +166,34 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let Some(AccountChange { account, status }) = change else { return Ok(()) };
         let name = Name::of_account(integration, &account);
-        let known = self.standing(group, name)?;
+        let known = self.account_state(group, name)?;
         if known.as_ref().is_none_or(|known| known.sequence <= sequence) {
             // What was kept of an event that is gone holds no longer.
             if known.is_some_and(|known| known.status.is_none()) {
-                group.remove(&account_key(name));
+                group.remove(&account_key(name.as_bytes()));
             }
-            let standing = Standing { sequence, status: Some(status) };
-            group.enter(Entry { name, number: standing.to_number() });
+            let account_state = AccountState { sequence, status: Some(status) };
+            group.enter(Entry { name, number: account_state.to_number() });
         }
         Ok(())
     }
 
-    pub(super) fn prepare_amend(
+    pub(super) fn amend(
         &self,
         group: &mut Group,
         id: EventId,
-        amendment: Amendment,
+        action: OperatorAction,
         now: Timestamp,
     ) -> Result<(Sequence, EventRecord, bool), StoreError> {
         let (sequence, record) = self.known(group, id)?.ok_or(StoreError::NotFound)?;
         let mut record = EventRecord::clone(&record);
-        let was_unfinished = record.state.is_unfinished();
-        let account = record.apply_amendment(amendment.into(), now)?;
+        let before = record.state;
+        let was_unfinished = before.is_unfinished();
+        let account = record.apply_amendment(action.into(), now)?;
         record.note_seen(self.seen);
         let encoded = codec::encode(&record)?;
         self.leave_account(group, sequence, &record.integration, account)?;
-        if was_unfinished && !lock(&self.agenda).seize(sequence) {
+        if was_unfinished && !lock(&self.lookup.scheduler).lock(sequence) {
             return Err(StoreError::Held);
         }
         match (was_unfinished, record.state.is_unfinished()) {
@@ -183,12 +205,12 @@ impl Writer {
             (true, false) => group.end(sequence, record.id, encoded),
             (false, false) => group.put(key(ENDED, sequence), encoded),
         }
-        group.leave(sequence, Arc::new(record.clone()));
+        group.leave(sequence, Some(before), Arc::new(record.clone()));
         Ok((sequence, record, was_unfinished))
     }
 
     /// Removes what was found to be done and old, unless it is so no longer.
-    pub(super) fn prepare_prune(
+    pub(super) fn prune(
         &self,
         group: &mut Group,
         found: &[Sequence],
@@ -206,21 +228,21 @@ impl Writer {
             // The newest of all stays: the next one takes the number after it.
             if is_touched
                 || sequence + 1 >= self.next
-                || self.tree.contains_key(key(IN_PROGRESS, sequence)).map_err(failed)?
+                || self.lookup.tree.contains_key(key(IN_PROGRESS, sequence)).map_err(failed)?
             {
                 continue;
             }
-            let Some(bytes) = self.tree.get(ended).map_err(failed)? else { continue };
+            let Some(bytes) = self.lookup.tree.get(ended).map_err(failed)? else { continue };
             let Ok(record) = codec::decode(&bytes) else { continue };
             if !is_old(&record, moment) {
                 continue;
             }
-            for chunk in self.tree.scan_prefix(key(BODY, sequence)).keys() {
+            for chunk in self.lookup.tree.scan_prefix(key(BODY, sequence)).keys() {
                 group.remove(&chunk.map_err(failed)?);
             }
             self.keep_status(group, sequence, &record)?;
             group.remove(&ended);
-            group.prune(sequence);
+            group.prune(sequence, record.state);
             removed.count += 1;
         }
         Ok(removed)
@@ -230,21 +252,27 @@ impl Writer {
     fn keep_status(&self, group: &mut Group, sequence: Sequence, record: &EventRecord) -> Result<(), StoreError> {
         let Some(AccountChange { account, status }) = record.account_effect() else { return Ok(()) };
         let name = Name::of_account(&record.integration, &account);
-        let standing = self.standing(group, name)?;
-        if standing.is_some_and(|known| known.sequence == sequence && known.status.is_none()) {
-            let status = serde_json::to_vec(&status).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-            group.put(account_key(name), status);
+        let account_state = self.account_state(group, name)?;
+        if account_state.is_some_and(|known| known.sequence == sequence && known.status.is_none()) {
+            let status = serde_json::to_vec(&status).map_err(unreadable)?;
+            group.put(account_key(name.as_bytes()), status);
         }
         Ok(())
     }
 
     /// How an account stands, as the group so far leaves it.
-    fn standing(&self, group: &Group, name: Name) -> Result<Option<Standing>, StoreError> {
-        let number = group.number(name).map_or_else(|| self.index.reader().get(name), |number| Ok(Some(number)))?;
-        Ok(number.and_then(Standing::from_number))
+    fn account_state(&self, group: &Group, name: Name) -> Result<Option<AccountState>, StoreError> {
+        let number = group.number(name).map_or_else(|| self.lookup.index.get(name), |number| Ok(Some(number)))?;
+        Ok(number.and_then(AccountState::from_number))
     }
 
-    pub(super) fn prepare_secret(
+    pub(super) fn retention(&mut self, group: &mut Group, retention: &Retention) -> Result<(), StoreError> {
+        self.seen = Some(retention.reached());
+        group.put(RETENTION_KEY, serde_json::to_vec(retention).map_err(unreadable)?);
+        Ok(())
+    }
+
+    pub(super) fn create_secret(
         &self,
         group: &mut Group,
         name: &str,
@@ -257,7 +285,7 @@ impl Writer {
         Ok(fresh)
     }
 
-    pub(super) fn prepare_replace_secret(
+    pub(super) fn replace_secret(
         &self,
         group: &mut Group,
         name: &str,
@@ -274,38 +302,64 @@ impl Writer {
 
     /// The secret of this name, as the group so far leaves it.
     fn secret(&self, group: &Group, name: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
-        if let Some(secret) = group.secret(name) {
-            return Ok(Some(secret.clone()));
+        match group.secret(name) {
+            Some(secret) => Ok(Some(secret.clone())),
+            None => Ok(self.lookup.secret(name)?.map(Into::into)),
         }
-        let kept = self.tree.get(secret_key(name)).map_err(failed)?;
-        Ok(kept.map(|kept| kept.to_vec().into()))
     }
 
-    pub(super) fn prepare_nonce(
+    pub(super) fn put_passing(
         &self,
         group: &mut Group,
-        nonce: [u8; 16],
-        until: Timestamp,
+        (name, until): ([u8; 16], Timestamp),
+        value: SecretSlice<u8>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let end = nonce_key(now, [0; 16]);
-        for old in self.tree.range([NONCE].as_slice()..&end).keys().take(FORGOTTEN_AT_ONCE) {
+        let end = passing_key(now, [0; 16]);
+        for old in self.lookup.tree.range([PASSING].as_slice()..&end).keys().take(FORGOTTEN_AT_ONCE) {
             group.remove(&old.map_err(failed)?);
         }
-        let key = nonce_key(until, nonce);
+        let key = passing_key(until, name);
         if until <= now {
             return Ok(true);
         }
-        let is_first = !self.tree.contains_key(key).map_err(failed)? && group.use_nonce(key);
+        let is_first = self.passing(group, &key)?.is_none();
         if is_first {
-            group.put(key, &[]);
+            group.put_passing(key, value);
         }
         Ok(is_first)
     }
 
-    fn check_claim(&self, claim: &Claim) -> Result<(), StoreError> {
-        let held = lock(&self.agenda).is_held(claim.sequence, &claim.lease);
-        if held { Ok(()) } else { Err(StoreError::ClaimLost) }
+    pub(super) fn take_passing(
+        &self,
+        group: &mut Group,
+        (name, until): ([u8; 16], Timestamp),
+        now: Timestamp,
+    ) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        let key = passing_key(until, name);
+        let kept = self.passing(group, &key)?;
+        if kept.is_some() {
+            group.remove_passing(key);
+        }
+        Ok(kept.filter(|_| until > now))
+    }
+
+    /// A secret that is kept for a time, as the group so far leaves it.
+    fn passing(&self, group: &Group, key: &PassingKey) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        match group.passing(key) {
+            Some(Passing::Kept(secret)) => Ok(Some(secret.clone())),
+            Some(Passing::Taken) => Ok(None),
+            None => Ok(self.lookup.tree.get(key).map_err(failed)?.map(|kept| kept.to_vec().into())),
+        }
+    }
+
+    /// The event at a place, if it is the one with this id, as the group so far leaves it.
+    fn stored(&self, group: &Group, sequence: Sequence, id: EventId) -> Result<Option<EventRecord>, StoreError> {
+        let stored = match group.event(id) {
+            Some((_, record)) => Some(EventRecord::clone(&record)),
+            None => stored_record(&self.lookup.tree, sequence)?,
+        };
+        Ok(stored.filter(|record| record.id == id))
     }
 
     /// The event with this id, as the group so far leaves it.
@@ -313,8 +367,7 @@ impl Writer {
         if let Some(event) = group.event(id) {
             return Ok(Some(event));
         }
-        let found = find(&self.tree, self.index.reader(), &self.agenda, id)?
-            .filter(|(sequence, _)| !group.is_pruned(*sequence));
+        let found = self.lookup.event(id)?.filter(|(sequence, _)| !group.is_pruned(*sequence));
         Ok(found.map(|(sequence, record)| (sequence, Arc::new(record))))
     }
 }

@@ -1,25 +1,40 @@
+//! What sled's store keeps beyond the contract: damage, crashes, layouts, and that it agrees with memory.
+
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-
-use super::directory::{DATABASE, MARKER};
-use super::layout::{CHUNK, ENDED, IN_PROGRESS};
-use super::*;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::ManualClock;
-use crate::event::{BaseUrl, EventResult, EventUrl, State};
-use crate::store::conformance::{at, dead, fetched, notification, retry, wall};
+use super::OpenError;
+use super::directory::{DATABASE, MARKER};
+use super::index::{Name, Sizes};
+use super::layout::{CHUNK, ENDED, IN_PROGRESS, LAYOUT_KEY, account_key, key};
+use super::store::{Kept, SledStore};
+use super::writer::Write;
+use crate::clock::{ManualClock, Now};
+use crate::event::{AccountStatus, BaseUrl, EventRecord, EventResult, EventUrl, Notification, State};
+use crate::store::conformance::{at, claim as take, dead, fetched, notification, record, retry, wall};
 use crate::store::memory::MemoryStore;
-use crate::store::prune_from_time_to_time;
+use crate::store::{
+    Accounts, Advanced, Backup, Claim, Completion, Durability, EventStore, Filter, History, Inbox, OperatorAction,
+    Progress, Pruned, Queue, QueueError, Recorded, Sequence, StoreError, StoredEvent, codec, prune_from_time_to_time,
+};
 
-crate::store::conformance::conformance!({
-    let directory = tempfile::tempdir().expect("a directory");
-    let store =
-        crate::store::sled::SledStore::open(directory.path(), false, crate::store::conformance::at(0)).expect("opens");
-    (store, directory)
-});
+crate::store::conformance::conformance!(
+    48,
+    {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = crate::store::sled::SledStore::open(directory.path(), false, crate::store::conformance::at(0));
+        (store.expect("opens"), directory)
+    },
+    Some(|directory: &tempfile::TempDir, now| {
+        let store = crate::store::sled::SledStore::open(directory.path(), false, now).expect("opens");
+        crate::store::conformance::both_handles(store)
+    })
+);
 
 /// A store whose index does sooner what it does otherwise after many thousand events.
 fn open(directory: &Path) -> SledStore {
@@ -27,16 +42,16 @@ fn open(directory: &Path) -> SledStore {
 }
 
 fn open_at(directory: &Path, now: Now) -> SledStore {
-    SledStore::open_with(directory, false, now, Sizes { recent: 2, merged: 2 }).expect("opens")
+    SledStore::open_with(directory, false, now, Sizes { memtable: 2, merged: 2 }, Kept::default()).expect("opens")
 }
 
 /// Records an event and works it off.
 async fn finish(store: &SledStore, token: &str, seconds: u32) {
     store.record(&notification(token), at(seconds)).await.expect("recorded");
-    let claim = store.claim(at(seconds), &[]).await.expect("answers").expect("the event");
-    let advanced = store.advance(claim, fetched(None, b"{}"), at(seconds)).await.expect("fetched");
+    let claim = take(store, at(seconds)).await.expect("the event");
+    let advanced = store.advance(claim, &fetched(None, b"{}"), at(seconds)).await.expect("fetched");
     let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
-    store.settle(claim, Settlement::Done(None), at(seconds)).await.expect("settled");
+    store.settle(claim, &Completion::Done(None), at(seconds)).await.expect("settled");
 }
 
 #[tokio::test]
@@ -53,10 +68,10 @@ async fn events_are_known_for_as_long_as_they_are_kept_and_leave_nothing_behind(
     }
     for number in 0..400 {
         let token = if number < 100 { format!("old-{number}") } else { format!("new-{number}") };
-        let event = store.event(notification(&token).id()).await.expect("answers");
+        let event = record(&store, notification(&token).id()).await;
         assert_eq!(event.is_some(), number >= 90, "{token}");
     }
-    let left = |name: &str| store.index.get(Name::of_event(notification(name).id())).expect("read").is_some();
+    let left = |name: &str| store.lookup.index.get(Name::of_event(notification(name).id())).expect("read").is_some();
     let (old, kept) = (0..90, 90..100);
     assert_eq!(old.filter(|number| left(&format!("old-{number}"))).count(), 0);
     assert_eq!(kept.filter(|number| left(&format!("old-{number}"))).count(), 10);
@@ -70,21 +85,22 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_is_worked_on() {
         store.record(&notification(token), at(0)).await.expect("recorded");
     }
     for token in ["done", "handled"] {
-        let claim = store.claim(at(1), &[]).await.expect("answers").expect(token);
-        let Advanced::Proceed(claim) = store.advance(claim, fetched(None, b"{}"), at(1)).await.expect("fetched") else {
+        let claim = take(&store, at(1)).await.expect(token);
+        let Advanced::Proceed(claim) = store.advance(claim, &fetched(None, b"{}"), at(1)).await.expect("fetched")
+        else {
             panic!()
         };
-        let step = Step::Handled(EventResult::success(token));
-        let Advanced::Proceed(claim) = store.advance(claim, step, at(1)).await.expect("handled") else { panic!() };
+        let step = Progress::Handled(EventResult::success(token));
+        let Advanced::Proceed(claim) = store.advance(claim, &step, at(1)).await.expect("handled") else { panic!() };
         if token == "done" {
-            store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+            store.settle(claim, &Completion::Done(None), at(1)).await.expect("settled");
         }
     }
     drop(store);
 
     let store = open_at(directory.path(), at(2));
     let mut held = Vec::new();
-    while let Some(claim) = store.claim(at(2), &[]).await.expect("answers") {
+    while let Some(claim) = take(&store, at(2)).await {
         held.push(claim);
     }
     let states: Vec<_> = held.iter().map(|claim| claim.event().state).collect();
@@ -106,8 +122,8 @@ async fn after_a_failure_to_make_writes_durable_nothing_is_acknowledged_and_the_
     assert_eq!(store.ready().await, Err(failure));
     drop(store);
     let store = open(directory.path());
-    assert_eq!(store.event(notification("after").id()).await, Ok(None));
-    assert!(store.event(notification("before").id()).await.expect("answers").is_some());
+    assert_eq!(record(&store, notification("after").id()).await, None);
+    assert!(record(&store, notification("before").id()).await.is_some());
 }
 
 #[test]
@@ -142,7 +158,7 @@ fn a_damaged_store_is_an_error_that_says_what_to_do() {
 fn a_store_of_another_layout_is_refused_with_the_way_out() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = open(directory.path());
-    store.tree.insert(LAYOUT_KEY, b"3").expect("written");
+    store.lookup.tree.insert(LAYOUT_KEY, b"3").expect("written");
     drop(store);
     let error = SledStore::open(directory.path(), false, at(0)).expect_err("another layout").to_string();
     assert!(error.contains("layout 3, and this doorbell reads layout 4; write a copy"), "{error}");
@@ -174,7 +190,7 @@ fn every_file_is_written_synchronously_where_the_file_system_can() {
     use rustix::fs::{IFlags, ioctl_getflags};
     let directory = tempfile::tempdir().expect("a directory");
     let store = open(directory.path());
-    if !matches!(store.durability(), Durability::Synchronous(_)) {
+    if !matches!(store.describe().durability, Durability::Synchronous(_)) {
         eprintln!("skipped: the file system of {:?} has no synchronous-write attributes", directory.path());
         return;
     }
@@ -209,8 +225,8 @@ async fn a_panic_of_the_writer_is_found_by_whoever_asks_whether_the_store_is_rea
 /// Makes the record of an event, wherever it lies, one that cannot be read.
 fn tear(store: &SledStore, sequence: Sequence) {
     for kind in [IN_PROGRESS, ENDED] {
-        if store.tree.contains_key(key(kind, sequence)).expect("read") {
-            store.tree.insert(key(kind, sequence), b"\x03torn").expect("written");
+        if store.lookup.tree.contains_key(key(kind, sequence)).expect("read") {
+            store.lookup.tree.insert(key(kind, sequence), b"\x03torn").expect("written");
         }
     }
 }
@@ -262,9 +278,9 @@ async fn records_that_cannot_be_read_are_shown_as_such_and_hold_up_nothing_else(
     assert_eq!((first.events.len(), first.unreadable.len(), first.next), (1, 1, Some(2)), "they count");
     let exported = store.export(0, 10).await.expect("exported");
     assert_eq!((exported.events.len(), exported.unreadable.len()), (2, 2));
-    let claim = store.claim(at(3), &[]).await.expect("answers").expect("the whole one");
+    let claim = take(&store, at(3)).await.expect("the whole one");
     assert_eq!(claim.event().id, notification("whole").id());
-    assert!(store.claim(at(3), &[]).await.expect("answers").is_none());
+    assert!(take(&store, at(3)).await.is_none());
     let pruned = store.prune(wall(100), wall(100), 10).await.expect("pruned");
     assert_eq!(pruned, Pruned { removed: 1, is_through: true });
 }
@@ -284,7 +300,7 @@ async fn an_import_that_fails_on_the_way_leaves_none_of_its_events() {
     let page = store.list(&Filter::default(), None, 10).await.expect("listed");
     assert_eq!((page.events.len(), page.unreadable.len()), (0, 1));
     assert_eq!(store.import(vec![event("before")], at(3)).await, Ok(1));
-    assert!(store.claim(at(4), &[]).await.expect("answers").is_some(), "it is worked on");
+    assert!(take(&store, at(4)).await.is_some(), "it is worked on");
     let page = store.list(&Filter::default(), None, 1).await.expect("listed");
     assert_eq!(page.next, Some(1), "no number was lost");
 }
@@ -314,12 +330,12 @@ async fn a_status_without_a_number_outlives_its_event_until_another_takes_its_pl
     let dormant = AccountStatus::Other("DORMANT".to_owned());
     let leave = async |store: &SledStore, token: &str, status: &AccountStatus| {
         store.record(&notification(token), at(1)).await.expect("recorded");
-        let claim = store.claim(at(1), &[]).await.expect("answers").expect("the event");
-        let Step::Fetched { mut facts, body } = fetched(Some("acct"), b"{}") else { panic!("it was fetched") };
+        let claim = take(store, at(1)).await.expect("the event");
+        let Progress::Fetched { mut facts, body } = fetched(Some("acct"), b"{}") else { panic!("it was fetched") };
         facts.status_on_success = Some(status.clone());
-        let advanced = store.advance(claim, Step::Fetched { facts, body }, at(1)).await.expect("fetched");
+        let advanced = store.advance(claim, &Progress::Fetched { facts, body }, at(1)).await.expect("fetched");
         let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
-        store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+        store.settle(claim, &Completion::Done(None), at(1)).await.expect("settled");
     };
     leave(&store, "1", &dormant).await;
     finish(&store, "newest", 1).await;
@@ -331,7 +347,11 @@ async fn a_status_without_a_number_outlives_its_event_until_another_takes_its_pl
     }
     leave(&store, "2", &AccountStatus::Active).await;
     assert_eq!(store.account_status("default", "acct").await, Ok(Some(AccountStatus::Active)));
-    assert_eq!(store.tree.get(account_key(Name::of_account("default", "acct"))), Ok(None), "nothing is left of it");
+    assert_eq!(
+        store.lookup.tree.get(account_key(Name::of_account("default", "acct").as_bytes())),
+        Ok(None),
+        "nothing is left of it"
+    );
     leave(&store, "3", &dormant).await;
     leave(&store, "4", &AccountStatus::Other("ASLEEP".to_owned())).await;
     finish(&store, "newer", 1).await;
@@ -350,11 +370,11 @@ async fn what_changes_between_the_search_for_old_events_and_their_removal_stays(
     for token in ["rerun", "old", "newest"] {
         finish(&store, token, 1).await;
     }
-    store.amend(notification("rerun").id(), Amendment::Rerun, at(2)).await.expect("taken up again");
+    store.amend(notification("rerun").id(), OperatorAction::Rerun, at(2)).await.expect("taken up again");
     let removed = store.write(|reply| Write::Prune(vec![0, 1, 2, 7], wall(9), reply)).await.expect("removed");
     assert_eq!((removed.count, removed.left), (1, None));
     for (token, is_there) in [("rerun", true), ("old", false), ("newest", true)] {
-        assert_eq!(store.event(notification(token).id()).await.expect("answers").is_some(), is_there, "{token}");
+        assert_eq!(record(&store, notification(token).id()).await.is_some(), is_there, "{token}");
     }
 }
 
@@ -365,10 +385,10 @@ async fn long_bodies_are_removed_a_few_at_a_time_and_none_is_passed_over() {
     let body = vec![b'x'; 700 * CHUNK];
     for token in ["a", "b", "c", "newest"] {
         store.record(&notification(token), at(1)).await.expect("recorded");
-        let claim = store.claim(at(1), &[]).await.expect("answers").expect("the event");
-        let advanced = store.advance(claim, fetched(None, &body), at(1)).await.expect("fetched");
+        let claim = take(&store, at(1)).await.expect("the event");
+        let advanced = store.advance(claim, &fetched(None, &body), at(1)).await.expect("fetched");
         let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
-        store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+        store.settle(claim, &Completion::Done(None), at(1)).await.expect("settled");
     }
     let mut removed = Vec::new();
     loop {
@@ -388,35 +408,35 @@ enum Action {
     Claim,
     Fetch(u8),
     Handle,
-    Settle(Settlement),
-    Amend(u8, Amendment),
-    Hasten(u8),
+    Settle(Completion),
+    Amend(u8, OperatorAction),
+    MakeDue(u8),
     Prune(u8, usize),
     Pass(u8),
     Reopen,
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
-    let settlement = prop_oneof![
-        Just(Settlement::Done(None)),
-        Just(Settlement::Deferred),
-        (0_u32..90).prop_map(|until| Settlement::LeftToAnswer { until: wall(until) }),
+    let completion = prop_oneof![
+        Just(Completion::Done(None)),
+        Just(Completion::Deferred),
+        (0_u32..90).prop_map(|until| Completion::LeftToAnswer { until: wall(until) }),
         Just(dead("dead")),
         (0_u32..90).prop_map(|wait| retry(wait, "transient")),
     ];
-    let amendment = prop_oneof![
-        Just(Amendment::Rerun),
-        Just(Amendment::Resolve(EventResult::success("outside"))),
-        (0_u64..40).prop_map(|wait| Amendment::HandedOver { wait: Duration::from_secs(wait) })
+    let action = prop_oneof![
+        Just(OperatorAction::Rerun),
+        Just(OperatorAction::Resolve(EventResult::success("outside"))),
+        (0_u64..40).prop_map(|wait| OperatorAction::HandedOver { wait: Duration::from_secs(wait) })
     ];
     prop_oneof![
         4 => (0_u8..6).prop_map(Action::Record),
         6 => Just(Action::Claim),
         4 => (0_u8..3).prop_map(Action::Fetch),
         3 => Just(Action::Handle),
-        4 => settlement.prop_map(Action::Settle),
-        1 => (0_u8..6, amendment).prop_map(|(event, amendment)| Action::Amend(event, amendment)),
-        1 => (0_u8..6).prop_map(Action::Hasten),
+        4 => completion.prop_map(Action::Settle),
+        1 => (0_u8..6, action).prop_map(|(event, action)| Action::Amend(event, action)),
+        1 => (0_u8..6).prop_map(Action::MakeDue),
         1 => (0_u8..40, 1_usize..4).prop_map(|(age, limit)| Action::Prune(age, limit)),
         2 => (0_u8..40).prop_map(Action::Pass),
         1 => Just(Action::Reopen),
@@ -441,7 +461,7 @@ async fn agree(actions: Vec<Action>) {
     let mut sled = open(directory.path());
     let memory = MemoryStore::new();
     let mut held: Vec<(Claim, Claim)> = Vec::new();
-    let (mut clock, mut is_hastened, mut is_lost) = (0, false, false);
+    let (mut clock, mut is_made_due, mut is_lost) = (0, false, false);
     for action in actions {
         let now = at(clock);
         match action {
@@ -450,14 +470,10 @@ async fn agree(actions: Vec<Action>) {
                 assert_eq!(sled.record(&notification, now).await, memory.record(&notification, now).await);
             }
             Action::Claim => {
-                let claims =
-                    (sled.claim(now, &[]).await.expect("answers"), memory.claim(now, &[]).await.expect("answers"));
+                let claims = (take(&sled, now).await, take(&memory, now).await);
                 match claims {
                     (Some(a), Some(b)) => {
                         assert_eq!(a.event(), b.event());
-                        // A reopened sled has its bodies read for the first time again, and memory has not.
-                        sled.give_way(&a).await.expect("answers");
-                        memory.give_way(&b).await.expect("answers");
                         held.push((a, b));
                     }
                     (a, b) => assert!(a.is_none() && b.is_none(), "{a:?} {b:?}"),
@@ -466,34 +482,34 @@ async fn agree(actions: Vec<Action>) {
             Action::Fetch(account) => {
                 if let Some((a, b)) = held.pop() {
                     let step = fetched(Some(&account.to_string()), b"{}");
-                    let advanced = (sled.advance(a, step.clone(), now).await, memory.advance(b, step, now).await);
+                    let advanced = (sled.advance(a, &step, now).await, memory.advance(b, &step, now).await);
                     is_lost |= advanced.0.is_err();
                     keep(&mut held, advanced);
                 }
             }
             Action::Handle => {
                 if let Some((a, b)) = held.pop() {
-                    let step = Step::Handled(EventResult::success("handled"));
-                    let advanced = (sled.advance(a, step.clone(), now).await, memory.advance(b, step, now).await);
+                    let step = Progress::Handled(EventResult::success("handled"));
+                    let advanced = (sled.advance(a, &step, now).await, memory.advance(b, &step, now).await);
                     is_lost |= advanced.0.is_err();
                     keep(&mut held, advanced);
                 }
             }
-            Action::Settle(settlement) => {
+            Action::Settle(completion) => {
                 if let Some((a, b)) = held.pop() {
-                    let settled = sled.settle(a, settlement.clone(), now).await;
+                    let settled = sled.settle(a, &completion, now).await.map_err(|failed| failed.error);
                     is_lost |= settled.is_err();
-                    assert_eq!(settled, memory.settle(b, settlement, now).await);
+                    assert_eq!(settled, memory.settle(b, &completion, now).await.map_err(|failed| failed.error));
                 }
             }
-            Action::Amend(event, amendment) => {
+            Action::Amend(event, action) => {
                 let id = notification(&event.to_string()).id();
-                assert_eq!(sled.amend(id, amendment.clone(), now).await, memory.amend(id, amendment, now).await);
+                assert_eq!(sled.amend(id, action.clone(), now).await, memory.amend(id, action, now).await);
             }
-            Action::Hasten(event) => {
+            Action::MakeDue(event) => {
                 let id = notification(&event.to_string()).id();
-                assert_eq!(sled.hasten(id, now).await, memory.hasten(id, now).await);
-                is_hastened = true;
+                assert_eq!(sled.make_due(id, now).await, memory.make_due(id, now).await);
+                is_made_due = true;
             }
             Action::Prune(age, limit) => {
                 let moment = wall(clock.saturating_sub(age.into()));
@@ -512,11 +528,11 @@ async fn agree(actions: Vec<Action>) {
             }
             Action::Pass(seconds) => clock += u32::from(seconds),
             // A hint, and a pause after a claim was lost, which a reopened sled does not remember, and memory does.
-            Action::Reopen if is_hastened || is_lost => {}
+            Action::Reopen if is_made_due || is_lost => {}
             Action::Reopen => {
                 for (a, b) in held.drain(..) {
-                    sled.settle(a, retry(0, "stopped"), now).await.expect("settled");
-                    memory.settle(b, retry(0, "stopped"), now).await.expect("settled");
+                    sled.settle(a, &retry(0, "stopped"), now).await.expect("settled");
+                    memory.settle(b, &retry(0, "stopped"), now).await.expect("settled");
                 }
                 drop(sled);
                 sled = open_at(directory.path(), now);
@@ -524,14 +540,15 @@ async fn agree(actions: Vec<Action>) {
         }
         let shown = (sled.list(&Filter::default(), None, 100).await, memory.list(&Filter::default(), None, 100).await);
         assert_eq!(shown.0, shown.1);
+        assert_eq!(sled.counts().await, memory.counts().await);
     }
 }
 
-fn keep(held: &mut Vec<(Claim, Claim)>, advanced: (Result<Advanced, StoreError>, Result<Advanced, StoreError>)) {
+fn keep(held: &mut Vec<(Claim, Claim)>, advanced: (Result<Advanced, QueueError>, Result<Advanced, QueueError>)) {
     match advanced {
         (Ok(Advanced::Proceed(a)), Ok(Advanced::Proceed(b))) => held.push((a, b)),
-        (Ok(Advanced::Waiting), Ok(Advanced::Waiting)) => {}
-        (Err(a), Err(b)) => assert_eq!(a, b),
+        (Ok(Advanced::Blocked), Ok(Advanced::Blocked)) => {}
+        (Err(a), Err(b)) => assert_eq!(a.error, b.error),
         (a, b) => panic!("{a:?} is not {b:?}"),
     }
 }
@@ -552,9 +569,9 @@ async fn the_longest_records_there_can_be_never_reach_a_file_that_sled_does_not_
     let mut longest = 0;
     for round in 0..30 {
         for _ in 0..64 {
-            let claim = store.claim(at(round), &[]).await.expect("answers").expect("an event");
+            let claim = take(&store, at(round)).await.expect("an event");
             longest = longest.max(codec::encode(claim.event()).expect("short enough").len());
-            store.settle(claim, retry(1, &reason), at(round)).await.expect("settled");
+            store.settle(claim, &retry(1, &reason), at(round)).await.expect("settled");
         }
     }
     assert!(longest > 5000, "{longest} bytes: these are not the longest records");
@@ -582,11 +599,11 @@ async fn a_record_that_becomes_unreadable_while_the_store_is_open_holds_up_nothi
         store.record(&notification(token), at(2)).await.expect("recorded");
     }
     tear(&store, 0);
-    let claim = store.claim(at(3), &[]).await.expect("answers").expect("the whole one");
+    let claim = take(&store, at(3)).await.expect("the whole one");
     assert_eq!(claim.event().id, notification("whole").id());
-    let advanced = store.advance(claim, fetched(Some("acct"), b"{}"), at(3)).await.expect("fetched");
-    let waiting = matches!(advanced, Advanced::Waiting);
-    let again = store.claim(at(4000), &[]).await.expect("answers");
+    let advanced = store.advance(claim, &fetched(Some("acct"), b"{}"), at(3)).await.expect("fetched");
+    let waiting = matches!(advanced, Advanced::Blocked);
+    let again = take(&store, at(4000)).await;
     assert!(!waiting || again.is_some(), "it waits for ever for one that cannot be read");
 }
 
@@ -596,19 +613,21 @@ async fn a_status_that_a_result_left_at_another_account_outlives_its_event() {
     let store = open(directory.path());
     let dormant = AccountStatus::Other("DORMANT".to_owned());
     store.record(&notification("1"), at(1)).await.expect("recorded");
-    let claim = store.claim(at(1), &[]).await.expect("answers").expect("the event");
-    let Step::Fetched { mut facts, body } = fetched(None, b"{}") else { panic!("it was fetched") };
+    let claim = take(&store, at(1)).await.expect("the event");
+    let Progress::Fetched { mut facts, body } = fetched(None, b"{}") else { panic!("it was fetched") };
     facts.status_on_success = Some(dormant.clone());
-    let Advanced::Proceed(claim) = store.advance(claim, Step::Fetched { facts, body }, at(1)).await.expect("fetched")
+    let Advanced::Proceed(claim) =
+        store.advance(claim, &Progress::Fetched { facts, body }, at(1)).await.expect("fetched")
     else {
         panic!()
     };
     let mut result = crate::event::EventResult::success("x");
     result.account_identifier = Some("acct".into());
-    let Advanced::Proceed(claim) = store.advance(claim, Step::Handled(result), at(1)).await.expect("handled") else {
+    let Advanced::Proceed(claim) = store.advance(claim, &Progress::Handled(result), at(1)).await.expect("handled")
+    else {
         panic!()
     };
-    store.settle(claim, Settlement::Done(None), at(1)).await.expect("settled");
+    store.settle(claim, &Completion::Done(None), at(1)).await.expect("settled");
     finish(&store, "newest", 1).await;
     assert_eq!(store.account_status("default", "acct").await, Ok(Some(dormant.clone())));
     assert_eq!(store.prune(wall(100), wall(100), 10).await.expect("pruned").removed, 1);

@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-use super::super::super::Sequence;
 use crate::event::{AccountStatus, EventId};
+use crate::store::stored_event::Sequence;
 
 /// Bytes of a name.
 pub(super) const NAME: usize = 16;
@@ -34,7 +34,7 @@ impl Name {
     }
 }
 
-/// A name and the number it leads to: an event's [`Sequence`], or a [`Standing`].
+/// A name and the number it leads to: an event's [`Sequence`], or a [`AccountState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Entry {
     pub(in super::super) name: Name,
@@ -108,13 +108,13 @@ pub(in super::super) fn event_place(number: u64) -> Option<Sequence> {
 
 /// How an account stands, and by which event, in one number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Standing {
+pub(in super::super) struct AccountState {
     pub(in super::super) sequence: Sequence,
     /// Nothing for a status that has no number: the event's record has it.
     pub(in super::super) status: Option<AccountStatus>,
 }
 
-impl Standing {
+impl AccountState {
     pub(in super::super) fn to_number(&self) -> u64 {
         let known = self.status.as_ref().and_then(|status| STATUSES.iter().position(|known| known == status));
         let code = known.map_or(OTHER_STATUS, |position| FIRST_STATUS + position as u64);
@@ -142,10 +142,10 @@ mod tests {
             sequence in 0_u64..1 << 56,
             status in prop::option::of(prop::sample::select(&STATUSES)),
         ) {
-            let standing = Standing { sequence, status };
-            prop_assert_eq!(event_place(standing.to_number()), None);
-            prop_assert_eq!(Standing::from_number(standing.to_number()), Some(standing));
-            prop_assert_eq!(Standing::from_number(sequence), None);
+            let account_state = AccountState { sequence, status };
+            prop_assert_eq!(event_place(account_state.to_number()), None);
+            prop_assert_eq!(AccountState::from_number(account_state.to_number()), Some(account_state));
+            prop_assert_eq!(AccountState::from_number(sequence), None);
             prop_assert_eq!(event_place(sequence), Some(sequence));
         }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use sled::{IVec, Tree};
 
-use super::super::super::StoreError;
-use super::Sink;
 use super::entry::{Entry, Name};
+use super::keys::Sink;
 use super::run::{Run, RunWriter};
+use crate::store::error::StoreError;
 
 /// A merge under way: where it is in each run, and what it has written.
 #[derive(Debug)]
@@ -56,11 +56,11 @@ impl Merge {
     /// Ends the merge, and returns the run that it made of the others.
     pub(super) fn finish(self, write: Sink<'_>) -> Result<(Run, Vec<Arc<Run>>), StoreError> {
         let headers = || self.inputs.iter().map(|input| &input.run.header);
-        let tier = headers().map(|header| header.tier).max().unwrap_or(0).saturating_add(1);
+        let level = headers().map(|header| header.level).max().unwrap_or(0).saturating_add(1);
         let first = headers().map(|header| header.span.0).min().unwrap_or(0);
         let last = headers().map(|header| header.span.1).max().unwrap_or(0);
-        let journal = headers().map(|header| header.journal).max().unwrap_or(0);
-        let merged = self.output.finish(tier, (first, last), journal, write)?;
+        let wal = headers().map(|header| header.wal).max().unwrap_or(0);
+        let merged = self.output.finish(level, (first, last), wal, write)?;
         Ok((merged, self.inputs.into_iter().map(|input| input.run).collect()))
     }
 }

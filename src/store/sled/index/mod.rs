@@ -3,7 +3,7 @@
 //!
 //! Names are scattered evenly, and a tree that keeps each in its place rewrites a random page for every one of them,
 //! soon more than any cache holds and all over sled's log. So they are kept as a log-structured merge tree (O'Neil and
-//! others, 1996): what comes is journaled, one key for a whole group of writes, and kept in memory; when there is enough
+//! others, 1996): what comes is logged, one key for a whole group of writes, and kept in memory; when there is enough
 //! of it, it is written as a sorted run; and when there are enough runs of one size, they are merged into one of the next.
 //! Each run has a Bloom filter in memory, so that a name that is in none, as that of every new event, is hardly ever
 //! looked for elsewhere. All of it lies in the store's one tree: runs are written in stretches, one after the other, and are never
@@ -21,10 +21,11 @@
 //!
 //! - a run counts once it has its header, which is written last. What one without it has left is removed after the
 //!   next start;
-//! - a run's header says where the journal goes on, and only then the journal before that is removed;
+//! - a run's header says where the write-ahead log goes on, and only then the log before that is removed;
 //! - a run whose span lies in that of another has been merged into it, and does not count, whether or not it is still there.
 
 mod entry;
+mod keys;
 mod merge;
 mod run;
 
@@ -32,57 +33,47 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use sled::{IVec, Tree};
+use sled::Tree;
 
-pub(super) use self::entry::{Entry, Name, Standing, event_place};
+pub(super) use self::entry::{AccountState, Entry, Name, event_place};
+pub(super) use self::keys::Sink;
+use self::keys::{ENTRIES, FILTER, HEADER, WAL};
 use self::merge::Merge;
 use self::run::{Run, RunWriter, next_run_with};
-use super::super::StoreError;
-use super::failed;
+use super::error::failed;
 use super::layout::{CHUNK, key, sequence_of};
-
-/// Prefix of the entries that are in no run yet.
-const JOURNAL: u8 = b'j';
-/// Prefix of the runs' headers.
-const HEADER: u8 = b'r';
-/// Prefix of the runs' filters.
-const FILTER: u8 = b'f';
-/// Prefix of the runs' entries.
-const ENTRIES: u8 = b'i';
-
-/// Writes a key's value, or removes it.
-pub(super) type Sink<'a> = &'a mut dyn FnMut(IVec, Option<IVec>) -> Result<(), StoreError>;
+use crate::store::error::StoreError;
 
 /// How large things are. One size is right; tests take smaller ones, to see the same happen sooner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
     /// Entries that make a run.
-    pub(super) recent: usize,
+    pub(super) memtable: usize,
     /// Runs of one size that are merged.
     pub(super) merged: usize,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { recent: 16_384, merged: 16 }
+        Self { memtable: 16_384, merged: 16 }
     }
 }
 
 /// Entries that are merged in each size of runs, and keys that are removed, for each entry that comes.
-const PACE: usize = 2;
+const COMPACTION_RATIO: usize = 2;
 
 /// The index as anybody may read it.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     tree: Tree,
-    shape: Arc<RwLock<Shape>>,
+    levels: Arc<RwLock<Levels>>,
 }
 
 /// What is in memory.
 #[derive(Debug, Default)]
-struct Shape {
+struct Levels {
     /// Entries that are in no run yet.
-    recent: HashMap<Name, u64>,
+    memtable: HashMap<Name, u64>,
     /// The newest first.
     runs: Vec<Arc<Run>>,
 }
@@ -92,11 +83,11 @@ impl Index {
     pub(super) fn get(&self, name: Name) -> Result<Option<u64>, StoreError> {
         // A run that is held is not removed.
         let candidates: Vec<_> = {
-            let shape = self.shape.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(number) = shape.recent.get(&name) {
+            let levels = self.levels.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(number) = levels.memtable.get(&name) {
                 return Ok(Some(*number));
             }
-            shape.runs.iter().filter(|run| run.may_have(name)).cloned().collect()
+            levels.runs.iter().filter(|run| run.may_have(name)).cloned().collect()
         };
         for run in candidates {
             if let Some(number) = run.get(&self.tree, name)? {
@@ -106,27 +97,27 @@ impl Index {
         Ok(None)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Shape) -> T) -> T {
-        change(&mut self.shape.write().unwrap_or_else(PoisonError::into_inner))
+    fn change<T>(&self, change: impl FnOnce(&mut Levels) -> T) -> T {
+        change(&mut self.levels.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Shape) -> T) -> T {
-        look(&self.shape.read().unwrap_or_else(PoisonError::into_inner))
+    fn look<T>(&self, look: impl FnOnce(&Levels) -> T) -> T {
+        look(&self.levels.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Keys that are no longer needed.
 #[derive(Debug)]
-enum Waste {
-    /// The journal up to here.
-    JournalBefore(u64),
+enum Obsolete {
+    /// The write-ahead log up to here.
+    WalBefore(u64),
     /// A run that has been merged into another, and may still be read.
     Merged(Arc<Run>),
     /// A run that nobody knows: it has no header, or was merged in a process of before.
     Left(u64),
 }
 
-impl Waste {
+impl Obsolete {
     /// Whether somebody reads it still. Nobody begins to.
     fn is_read(&self) -> bool {
         matches!(self, Self::Merged(run) if Arc::strong_count(run) > 1)
@@ -136,7 +127,7 @@ impl Waste {
     fn keys(&self) -> Vec<Range<[u8; 9]>> {
         let of_run = |number| [HEADER, FILTER, ENTRIES].map(|kind| key(kind, number)..key(kind, number + 1)).to_vec();
         match self {
-            Self::JournalBefore(end) => vec![key(JOURNAL, 0)..key(JOURNAL, *end)],
+            Self::WalBefore(end) => vec![key(WAL, 0)..key(WAL, *end)],
             Self::Merged(run) => of_run(run.number),
             Self::Left(number) => of_run(*number),
         }
@@ -148,13 +139,13 @@ impl Waste {
 pub(super) struct IndexWriter {
     index: Index,
     sizes: Sizes,
-    next_journal: u64,
+    next_wal: u64,
     next_run: u64,
-    /// Merges under way, by the tier of what is merged.
+    /// Merges under way, by the level of what is merged.
     merges: BTreeMap<u8, Merge>,
     /// Whether runs have come since it was last looked which are to be merged.
     has_new_runs: bool,
-    waste: VecDeque<Waste>,
+    obsolete: VecDeque<Obsolete>,
 }
 
 impl IndexWriter {
@@ -170,30 +161,30 @@ impl IndexWriter {
         runs.retain(|_| merged.next() == Some(false));
         runs.sort_by_key(|run| std::cmp::Reverse(run.header.span.1));
 
-        let mut waste = VecDeque::new();
+        let mut obsolete = VecDeque::new();
         let mut next_run = 0;
         for kind in [HEADER, FILTER, ENTRIES] {
             let mut from = 0;
             while let Some(number) = next_run_with(tree, kind, from)? {
                 if runs.iter().all(|run| run.number != number) {
-                    waste.push_back(Waste::Left(number));
+                    obsolete.push_back(Obsolete::Left(number));
                 }
                 from = number + 1;
             }
             next_run = next_run.max(from);
         }
 
-        let in_runs = runs.iter().map(|run| run.header.journal).max().unwrap_or(0);
-        waste.push_back(Waste::JournalBefore(in_runs));
-        let mut shape = Shape { recent: HashMap::new(), runs: runs.into_iter().map(Arc::new).collect() };
-        let mut next_journal = in_runs;
-        for journaled in tree.range(key(JOURNAL, in_runs).as_slice()..&[JOURNAL + 1]) {
-            let (key, entries) = journaled.map_err(failed)?;
-            shape.recent.extend(Entry::all(&entries).map(|entry| (entry.name, entry.number)));
-            next_journal = sequence_of(&key) + 1;
+        let in_runs = runs.iter().map(|run| run.header.wal).max().unwrap_or(0);
+        obsolete.push_back(Obsolete::WalBefore(in_runs));
+        let mut levels = Levels { memtable: HashMap::new(), runs: runs.into_iter().map(Arc::new).collect() };
+        let mut next_wal = in_runs;
+        for logged in tree.range(key(WAL, in_runs).as_slice()..&[WAL + 1]) {
+            let (key, entries) = logged.map_err(failed)?;
+            levels.memtable.extend(Entry::all(&entries).map(|entry| (entry.name, entry.number)));
+            next_wal = sequence_of(&key) + 1;
         }
-        let index = Index { tree: tree.clone(), shape: Arc::new(RwLock::new(shape)) };
-        Ok(Self { index, sizes, next_journal, next_run, merges: BTreeMap::new(), has_new_runs: true, waste })
+        let index = Index { tree: tree.clone(), levels: Arc::new(RwLock::new(levels)) };
+        Ok(Self { index, sizes, next_wal, next_run, merges: BTreeMap::new(), has_new_runs: true, obsolete })
     }
 
     /// The index to read from.
@@ -202,42 +193,42 @@ impl IndexWriter {
     }
 
     /// Writes entries so that they will be found again after a restart.
-    pub(super) fn journal(&mut self, entries: &[Entry], write: Sink<'_>) -> Result<(), StoreError> {
+    pub(super) fn log_ahead(&mut self, entries: &[Entry], write: Sink<'_>) -> Result<(), StoreError> {
         for entries in entries.chunks(CHUNK / Entry::SIZE) {
             let bytes: Vec<_> = entries.iter().flat_map(|entry| entry.to_bytes()).collect();
-            write(key(JOURNAL, self.next_journal).as_slice().into(), Some(bytes.into()))?;
-            self.next_journal += 1;
+            write(key(WAL, self.next_wal).as_slice().into(), Some(bytes.into()))?;
+            self.next_wal += 1;
         }
         Ok(())
     }
 
-    /// Shows entries that have been journaled.
+    /// Shows entries that have been logged.
     pub(super) fn show(&self, entries: &[Entry]) {
         if !entries.is_empty() {
-            self.index.change(|shape| shape.recent.extend(entries.iter().map(|entry| (entry.name, entry.number))));
+            self.index.change(|levels| levels.memtable.extend(entries.iter().map(|entry| (entry.name, entry.number))));
         }
     }
 
     /// Does the share of work that falls to so many entries that have come. An entry goes when it is merged and its
     /// number is `gone`.
-    pub(super) fn tend(
+    pub(super) fn compact(
         &mut self,
         entries: usize,
         gone: &dyn Fn(u64) -> Result<bool, StoreError>,
         write: Sink<'_>,
     ) -> Result<(), StoreError> {
-        if self.index.look(|shape| shape.recent.len()) >= self.sizes.recent {
-            self.write_recent(write)?;
+        if self.index.look(|levels| levels.memtable.len()) >= self.sizes.memtable {
+            self.write_memtable(write)?;
         }
-        self.merge(entries * PACE, gone, write)?;
-        self.remove_waste(entries * PACE, write)
+        self.merge(entries * COMPACTION_RATIO, gone, write)?;
+        self.remove_obsolete(entries * COMPACTION_RATIO, write)
     }
 
     /// Makes a run of the entries that are in none.
-    fn write_recent(&mut self, write: Sink<'_>) -> Result<(), StoreError> {
-        let (mut entries, last) = self.index.look(|shape| {
-            let entries = shape.recent.iter().map(|(name, number)| Entry { name: *name, number: *number });
-            (entries.collect::<Vec<_>>(), shape.runs.first().map(|run| run.header.span.1))
+    fn write_memtable(&mut self, write: Sink<'_>) -> Result<(), StoreError> {
+        let (mut entries, last) = self.index.look(|levels| {
+            let entries = levels.memtable.iter().map(|(name, number)| Entry { name: *name, number: *number });
+            (entries.collect::<Vec<_>>(), levels.runs.first().map(|run| run.header.span.1))
         });
         entries.sort_unstable_by_key(|entry| entry.name);
         let mut run = RunWriter::new(self.take_run_number(), entries.len());
@@ -245,12 +236,12 @@ impl IndexWriter {
             run.push(entry, write)?;
         }
         let place = last.map_or(0, |last| last + 1);
-        let run = run.finish(0, (place, place), self.next_journal, write)?;
-        self.index.change(|shape| {
-            shape.runs.insert(0, Arc::new(run));
-            shape.recent.clear();
+        let run = run.finish(0, (place, place), self.next_wal, write)?;
+        self.index.change(|levels| {
+            levels.runs.insert(0, Arc::new(run));
+            levels.memtable.clear();
         });
-        self.waste.push_back(Waste::JournalBefore(self.next_journal));
+        self.obsolete.push_back(Obsolete::WalBefore(self.next_wal));
         self.has_new_runs = true;
         Ok(())
     }
@@ -267,55 +258,55 @@ impl IndexWriter {
         gone: &dyn Fn(u64) -> Result<bool, StoreError>,
         write: Sink<'_>,
     ) -> Result<(), StoreError> {
-        for (tier, mut merge) in std::mem::take(&mut self.merges) {
+        for (level, mut merge) in std::mem::take(&mut self.merges) {
             if merge.step(&self.index.tree, count, gone, write)? {
                 let (merged, inputs) = merge.finish(write)?;
-                self.index.change(|shape| {
-                    shape.runs.retain(|run| inputs.iter().all(|input| input.number != run.number));
-                    shape.runs.push(Arc::new(merged));
-                    shape.runs.sort_by_key(|run| std::cmp::Reverse(run.header.span.1));
+                self.index.change(|levels| {
+                    levels.runs.retain(|run| inputs.iter().all(|input| input.number != run.number));
+                    levels.runs.push(Arc::new(merged));
+                    levels.runs.sort_by_key(|run| std::cmp::Reverse(run.header.span.1));
                 });
-                self.waste.extend(inputs.into_iter().map(Waste::Merged));
+                self.obsolete.extend(inputs.into_iter().map(Obsolete::Merged));
                 self.has_new_runs = true;
             } else {
-                self.merges.insert(tier, merge);
+                self.merges.insert(level, merge);
             }
         }
         if std::mem::take(&mut self.has_new_runs) { self.begin_merges() } else { Ok(()) }
     }
 
     fn begin_merges(&mut self) -> Result<(), StoreError> {
-        let mut tiers: BTreeMap<u8, Vec<Arc<Run>>> = BTreeMap::new();
-        self.index.look(|shape| {
-            for run in &shape.runs {
-                tiers.entry(run.header.tier).or_default().push(Arc::clone(run));
+        let mut levels_of_runs: BTreeMap<u8, Vec<Arc<Run>>> = BTreeMap::new();
+        self.index.look(|levels| {
+            for run in &levels.runs {
+                levels_of_runs.entry(run.header.level).or_default().push(Arc::clone(run));
             }
         });
-        for (tier, mut runs) in tiers {
-            if runs.len() >= self.sizes.merged && !self.merges.contains_key(&tier) {
+        for (level, mut runs) in levels_of_runs {
+            if runs.len() >= self.sizes.merged && !self.merges.contains_key(&level) {
                 let oldest = runs.split_off(runs.len() - self.sizes.merged);
                 let number = self.take_run_number();
-                self.merges.insert(tier, Merge::begin(&self.index.tree, oldest, number)?);
+                self.merges.insert(level, Merge::begin(&self.index.tree, oldest, number)?);
             }
         }
         Ok(())
     }
 
     /// Removes so many of the keys that are no longer needed.
-    fn remove_waste(&mut self, mut count: usize, write: Sink<'_>) -> Result<(), StoreError> {
+    fn remove_obsolete(&mut self, mut count: usize, write: Sink<'_>) -> Result<(), StoreError> {
         while count > 0
-            && let Some(waste) = self.waste.front()
-            && !waste.is_read()
+            && let Some(obsolete) = self.obsolete.front()
+            && !obsolete.is_read()
         {
             let before = count;
-            for range in waste.keys() {
+            for range in obsolete.keys() {
                 for unneeded in self.index.tree.range(range).keys().take(count) {
                     write(unneeded.map_err(failed)?, None)?;
                     count -= 1;
                 }
             }
             if count == before {
-                self.waste.pop_front();
+                self.obsolete.pop_front();
             }
         }
         Ok(())

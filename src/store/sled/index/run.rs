@@ -6,11 +6,11 @@ use fastbloom::BloomFilter;
 use serde::{Deserialize, Serialize};
 use sled::{IVec, Tree};
 
-use super::super::super::StoreError;
-use super::super::failed;
+use super::super::error::failed;
 use super::super::layout::{CHUNK, key};
 use super::entry::{Entry, NAME, Name};
-use super::{ENTRIES, FILTER, HEADER, Sink};
+use super::keys::{ENTRIES, FILTER, HEADER, Sink};
+use crate::store::error::StoreError;
 
 /// Entries under one key.
 const PER_CHUNK: usize = CHUNK / Entry::SIZE;
@@ -23,14 +23,16 @@ const HASHES: u32 = 11;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
     /// How often its entries have been merged.
-    pub(super) tier: u8,
-    /// The first and the last of the runs of tier 0 that went into it, in order of writing. Of two runs the one with the
+    #[serde(rename = "tier")]
+    pub(super) level: u8,
+    /// The first and the last of the runs of level 0 that went into it, in order of writing. Of two runs the one with the
     /// later last one is the newer, and one whose span lies in another's has been merged into that.
     pub(super) span: (u64, u64),
     /// Its entries, at most.
     pub(super) entries: usize,
-    /// Where the journal goes on that is not in this run nor in an older one.
-    pub(super) journal: u64,
+    /// Where the write-ahead log goes on that is not in this run nor in an older one.
+    #[serde(rename = "journal")]
+    pub(super) wal: u64,
 }
 
 /// A run that can be read.
@@ -105,7 +107,7 @@ impl Run {
     /// Whether this run's entries are all in `other`, too, which was made of it.
     pub(super) fn is_merged_into(&self, other: &Run) -> bool {
         let (own, others) = (self.header.span, other.header.span);
-        self.header.tier < other.header.tier && others.0 <= own.0 && own.1 <= others.1
+        self.header.level < other.header.level && others.0 <= own.0 && own.1 <= others.1
     }
 }
 
@@ -141,13 +143,7 @@ impl RunWriter {
     }
 
     /// Ends the run: what is left, the filter, and last the header.
-    pub(super) fn finish(
-        mut self,
-        tier: u8,
-        span: (u64, u64),
-        journal: u64,
-        write: Sink<'_>,
-    ) -> Result<Run, StoreError> {
+    pub(super) fn finish(mut self, level: u8, span: (u64, u64), wal: u64, write: Sink<'_>) -> Result<Run, StoreError> {
         self.write_chunk(write)?;
         let pieces = self.filter.as_slice().chunks(CHUNK / 8);
         for (piece, bits) in (0_u32..).zip(pieces) {
@@ -155,7 +151,7 @@ impl RunWriter {
             let bits: Vec<_> = bits.iter().flat_map(|bits| bits.to_be_bytes()).collect();
             write(piece_key.into(), Some(bits.into()))?;
         }
-        let header = Header { tier, span, entries: self.capacity, journal };
+        let header = Header { level, span, entries: self.capacity, wal };
         let encoded = serde_json::to_vec(&header).map_err(|error| StoreError::Unreadable(error.to_string()))?;
         write(key(HEADER, self.number).as_slice().into(), Some(encoded.into()))?;
         Ok(Run { number: self.number, header, filter: self.filter })

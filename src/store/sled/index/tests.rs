@@ -1,11 +1,13 @@
+//! The index against a map, wherever a crash cuts its writes.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
-use sled::Db;
+use sled::{Db, IVec};
 
 use super::*;
 
-const SMALL: Sizes = Sizes { recent: 5, merged: 3 };
+const SMALL: Sizes = Sizes { memtable: 5, merged: 3 };
 
 fn name(number: u64) -> Name {
     Name::of_account("default", &number.to_string())
@@ -33,9 +35,9 @@ fn add(
         .expect("written");
         Ok(())
     };
-    index.journal(entries, &mut write)?;
+    index.log_ahead(entries, &mut write)?;
     index.show(entries);
-    index.tend(entries.len(), gone, &mut write)
+    index.compact(entries.len(), gone, &mut write)
 }
 
 /// An index on a disk with room, whose names lead to numbers of their own.
@@ -116,12 +118,15 @@ fn what_is_in_the_way_is_removed_and_runs_do_not_gather() {
     let mut grown = Grown::new(SMALL);
     for number in 0..2000 {
         grown.grow(1);
-        let mut tiers = [0; 8];
-        grown.index.index.look(|shape| shape.runs.iter().for_each(|run| tiers[usize::from(run.header.tier)] += 1));
-        assert!(tiers.iter().all(|runs| *runs < 2 * SMALL.merged), "after {number}: {tiers:?}");
-        let (runs, headers) = (tiers.iter().sum::<usize>(), grown.keys(HEADER));
+        let mut levels_of_runs = [0; 8];
+        grown
+            .index
+            .index
+            .look(|levels| levels.runs.iter().for_each(|run| levels_of_runs[usize::from(run.header.level)] += 1));
+        assert!(levels_of_runs.iter().all(|runs| *runs < 2 * SMALL.merged), "after {number}: {levels_of_runs:?}");
+        let (runs, headers) = (levels_of_runs.iter().sum::<usize>(), grown.keys(HEADER));
         assert!(headers <= runs + 3 * SMALL.merged, "after {number}: {headers} of {runs}");
-        assert!(grown.keys(JOURNAL) <= 4 * SMALL.recent, "after {number}: {}", grown.keys(JOURNAL));
+        assert!(grown.keys(WAL) <= 4 * SMALL.memtable, "after {number}: {}", grown.keys(WAL));
     }
 }
 
@@ -153,10 +158,10 @@ fn an_entry_whose_number_is_gone_goes_when_it_is_merged() {
 #[test]
 fn a_run_stays_for_as_long_as_somebody_reads_it() {
     let mut grown = Grown::new(SMALL);
-    grown.grow(SMALL.recent as u64);
-    let held = grown.index.index.look(|shape| Arc::clone(&shape.runs[0]));
+    grown.grow(SMALL.memtable as u64);
+    let held = grown.index.index.look(|levels| Arc::clone(&levels.runs[0]));
     grown.grow(200);
-    assert!(grown.index.index.look(|shape| shape.runs.iter().all(|run| run.number != held.number)), "it was merged");
+    assert!(grown.index.index.look(|levels| levels.runs.iter().all(|run| run.number != held.number)), "it was merged");
     assert!((0..5).all(|number| held.get(&grown.db, name(number)).expect("read") == Some(number)));
     let number = held.number;
     drop(held);
@@ -168,9 +173,9 @@ fn a_run_stays_for_as_long_as_somebody_reads_it() {
 #[test]
 fn a_filter_lets_one_in_a_thousand_names_through_that_are_not_in_its_run() {
     const NAMES: u64 = 5000;
-    let mut grown = Grown::new(Sizes { recent: 5000, merged: 16 });
+    let mut grown = Grown::new(Sizes { memtable: 5000, merged: 16 });
     grown.grow(NAMES);
-    let run = grown.index.index.look(|shape| Arc::clone(&shape.runs[0]));
+    let run = grown.index.index.look(|levels| Arc::clone(&levels.runs[0]));
     assert!((0..NAMES).all(|number| run.may_have(name(number))));
     let let_through = (NAMES..21 * NAMES).filter(|number| run.may_have(name(*number))).count();
     assert!(let_through < 100, "{let_through} of {}", 20 * NAMES);
@@ -179,7 +184,7 @@ fn a_filter_lets_one_in_a_thousand_names_through_that_are_not_in_its_run() {
 #[test]
 fn a_filter_that_another_version_made_denies_nothing() {
     let mut grown = Grown::new(SMALL);
-    grown.grow(SMALL.recent as u64);
+    grown.grow(SMALL.memtable as u64);
     let filters: Vec<_> = grown.db.scan_prefix([FILTER]).keys().map(|key| key.expect("read")).collect();
     assert_eq!(filters.len(), 1);
     for damage in [Some([0; 24]), None] {
@@ -189,14 +194,14 @@ fn a_filter_that_another_version_made_denies_nothing() {
         }
         .expect("written");
         grown.reopen();
-        assert!(grown.index.index.look(|shape| shape.recent.is_empty()));
+        assert!(grown.index.index.look(|levels| levels.memtable.is_empty()));
         assert!((0..5).all(|number| grown.has(number)));
     }
 }
 
 #[test]
 fn what_was_found_once_is_found_by_readers_at_any_moment() {
-    let mut grown = Grown::new(Sizes { recent: 50, merged: 4 });
+    let mut grown = Grown::new(Sizes { memtable: 50, merged: 4 });
     let reader = grown.index.reader().clone();
     let written = AtomicU64::new(0);
     std::thread::scope(|scope| {

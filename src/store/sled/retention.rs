@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sled::Tree;
 
-use super::super::{Sequence, StoreError, codec};
-use super::failed;
+use super::error::failed;
 use super::layout::{ENDED, key, sequence_of};
 use crate::clock::Timestamp;
 use crate::event::{EventRecord, State};
+use crate::store::codec;
+use crate::store::error::StoreError;
+use crate::store::stored_event::Sequence;
 
 /// Records that are looked at in one call, whatever they are.
 const LOOKED_AT: usize = 512;
