@@ -564,7 +564,7 @@ mod tests {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.extend_pairs(&others).append_pair("eventUrl", &url);
             let read = NotificationQuery::parse(&query.finish()).expect("a notification's");
-            prop_assert_eq!(read.event_url, url.trim_ascii());
+            prop_assert_eq!(read.event_url, url.trim_matches(|c: char| c.is_whitespace() || is_hidden(c)));
             let kept: Vec<_> = form_urlencoded::parse(read.parameters.as_bytes()).into_owned().collect();
             let others: Vec<_> = others.into_iter().filter(|(name, value)| !is_credential(name, value)).collect();
             prop_assert_eq!(kept, others);
