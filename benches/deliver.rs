@@ -1,9 +1,9 @@
-//! What the whole way of an event costs, and what its history costs the door.
+//! What the whole way of an event costs, and what its history costs the public listener.
 //!
 //! `cargo bench --bench deliver` drives a whole `doorbell serve` against a marketplace that answers at once, all of
 //! them and the load generator on the same cores: first as fast as notifications are taken, then at half the rate
 //! that came of it, when an event's latency counts from the moment its notification was due until its result was
-//! taken. Then it compares what the door takes while delivery is stalled, and on a store with a long history, with
+//! taken. Then it compares what the public listener takes while delivery is stalled, and on a store with a long history, with
 //! what it takes on an empty store whose delivery is idle.
 //!
 //! `DOORBELL_BENCH_DIR` and `DOORBELL_BENCH_SECONDS` are those of `receive`; `DOORBELL_BENCH_HISTORY` is the number of
@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpServer};
-use doorbell::app::{authenticator, open_door, open_store};
+use doorbell::app::{authenticator, open_public_listener, open_store};
 use doorbell::clock::{Clock, Now, SystemClock};
 use doorbell::config::{Config, StoreUrl};
-use doorbell::event::{BaseUrl, Body, Event, EventResult, EventUrl, Facts, Notification};
+use doorbell::event::{BaseUrl, Body, Event, EventResult, EventUrl, ExtractedFields, Notification};
 use doorbell::store::sled::SledStore;
 use doorbell::store::{Advanced, Completion, Inbox, Progress, Queue};
 use support::load::{Measured, Pace, Until, request, run};
@@ -43,7 +43,7 @@ const EVENTS: u64 = 50_000;
 fn main() {
     match std::env::var(ROLE).as_deref() {
         Ok("marketplace") => actix_web::rt::System::new().block_on(marketplace::serve()),
-        Ok("door") => actix_web::rt::System::new().block_on(serve_door()),
+        Ok("listener") => actix_web::rt::System::new().block_on(serve_door()),
         _ => measure(),
     }
 }
@@ -53,7 +53,7 @@ fn measure() {
     let place = std::env::var("DOORBELL_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
     let directory = tempfile::tempdir_in(&place).expect("a directory to write in");
     whole_way(directory.path(), length);
-    door(directory.path(), length);
+    listener(directory.path(), length);
 }
 
 /// A running `doorbell serve`.
@@ -126,7 +126,7 @@ fn whole_way(directory: &Path, length: Duration) {
     println!("p50 {p50} ms, p99 {p99} ms (at most 250), at most {most} ms");
 }
 
-fn door(directory: &Path, length: Duration) {
+fn listener(directory: &Path, length: Duration) {
     let history: u32 = variable("DOORBELL_BENCH_HISTORY", 100_000);
     let old = directory.join("history");
     fill(&old, history);
@@ -179,10 +179,10 @@ fn door(directory: &Path, length: Duration) {
     println!("long history / idle  {:>6.2}   (at least 0.9)", ratio(2));
 }
 
-/// A door without delivery, in a process of its own.
+/// A public listener without delivery, in a process of its own.
 fn door_alone(store: &Path) -> Receiver {
     let started = Instant::now();
-    let served = Served::start("door", &[(STORE, store.to_str().expect("a name in UTF-8"))]);
+    let served = Served::start("listener", &[(STORE, store.to_str().expect("a name in UTF-8"))]);
     let address: SocketAddr = served.greeting.parse().expect("an address");
     Receiver { served, address, bearer: marketplace::token(address), ready: started.elapsed() }
 }
@@ -193,10 +193,10 @@ async fn serve_door() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = open_store(&config, &clock).await.expect("opens");
     let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
-    let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
+    let listener = Arc::new(open_public_listener(&config, &store, &authenticator, &clock));
     let server = HttpServer::new(move || {
-        let door = Arc::clone(&door);
-        App::new().configure(move |app| door.routes(app))
+        let listener = Arc::clone(&listener);
+        App::new().configure(move |app| listener.routes(app))
     });
     let server = server.workers(2).bind("127.0.0.1:0").expect("a free port");
     println!("{}", server.addrs()[0]);
@@ -209,11 +209,11 @@ fn fill(directory: &Path, events: u32) {
     let started = Instant::now();
     let store = Arc::new(SledStore::open(directory, false, SystemClock.read()).expect("opens"));
     let base = BaseUrl::parse("http://127.0.0.1:8090").expect("a base URL");
-    let facts = Facts::of(&Event::read(ORDER.as_bytes(), None).expect("an event")).expect("a short account");
+    let fields = ExtractedFields::of(&Event::read(ORDER.as_bytes(), None).expect("an event")).expect("a short account");
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..256 {
-            let (store, base, facts) = (Arc::clone(&store), base.clone(), facts.clone());
+            let (store, base, fields) = (Arc::clone(&store), base.clone(), fields.clone());
             tasks.spawn(async move {
                 for _ in (task..events).step_by(256) {
                     let url = format!("{base}/api/integration/v1/events/{}", uuid::Uuid::new_v4());
@@ -226,7 +226,7 @@ fn fill(directory: &Path, events: u32) {
                     let claims = store.claim(1, &[], now).await.expect("answers").claims;
                     let claim = claims.into_iter().next().expect("one event at least");
                     let step = Progress::Fetched {
-                        facts: facts.clone(),
+                        fields: fields.clone(),
                         body: Body { bytes: ORDER.as_bytes().to_vec(), charset: None },
                     };
                     let Ok(Advanced::Proceed(claim)) = store.advance(claim, &step, now).await else { panic!() };

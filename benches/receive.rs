@@ -22,7 +22,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use doorbell::app::{authenticator, open_door, open_store};
+use doorbell::app::{authenticator, open_public_listener, open_store};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::{Config, StoreUrl};
 use jsonwebtoken::jwk::Jwk;
@@ -63,11 +63,11 @@ fn receive_routes(directory: &Path, length: Duration) {
     let served = Served::start("routes", &[(STORE, store.to_str().expect("a name in UTF-8"))]);
     let doors: Vec<DoorOf> = serde_json::from_str(&served.greeting).expect("the doors");
     let ours = &doors[0];
-    let real = |door: &DoorOf| Variant {
-        name: format!("notification, {}", door.kind),
-        address: door.address,
+    let real = |listener: &DoorOf| Variant {
+        name: format!("notification, {}", listener.kind),
+        address: listener.address,
         route: "/notifications/create",
-        authorization: door.authorization.clone(),
+        authorization: listener.authorization.clone(),
     };
     let simple = |route: &'static str| Variant { name: route.to_owned(), route, ..real(ours) };
     let mut variants = vec![real(ours), simple("/nothing"), simple("/insert-and-flush")];
@@ -111,8 +111,8 @@ fn receive_routes(directory: &Path, length: Duration) {
     };
     println!("durable receive / do nothing        {:>6.2}   (at least 0.30)", ratio(0, 1));
     println!("durable receive / insert and flush  {:>6.2}   (at least 3)", ratio(0, 2));
-    for (number, door) in doors.iter().enumerate().skip(1) {
-        println!("{:<14} / {:<19} {:>6.2}   (at least 0.80)", door.kind, ours.kind, ratio(number + 2, 0));
+    for (number, listener) in doors.iter().enumerate().skip(1) {
+        println!("{:<14} / {:<19} {:>6.2}   (at least 0.80)", listener.kind, ours.kind, ratio(number + 2, 0));
     }
     let (now, highest) = served.memory();
     println!("memory of this server: {now:.0} MB, at its highest {highest:.0} MB, with {base} requests served");
@@ -218,15 +218,15 @@ async fn serve_routes() {
     ] {
         let config = outbound.map_or_else(|| config.clone(), |outbound| with_outbound(&outbound));
         let authenticator = Arc::new(authenticator(&config, &store, &clock).await.expect("sets up"));
-        let door = Arc::new(open_door(&config, &store, &authenticator, &clock));
+        let listener = Arc::new(open_public_listener(&config, &store, &authenticator, &clock));
         let naive = naive.clone();
         let server = HttpServer::new(move || {
-            let door = Arc::clone(&door);
+            let listener = Arc::clone(&listener);
             App::new()
                 .app_data(web::Data::new(naive.clone()))
                 .route("/nothing", web::get().to(async || HttpResponse::Accepted().json(json!({"success": true}))))
                 .route("/insert-and-flush", web::get().to(insert_and_flush))
-                .configure(move |app| door.routes(app))
+                .configure(move |app| listener.routes(app))
         })
         .workers(2)
         .bind("127.0.0.1:0")

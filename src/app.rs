@@ -23,8 +23,8 @@ use crate::http::{
     self, ConnectionLimits, ConnectionTimes, HEAD_SLACK, Listener, PRIVATE_CONNECTIONS, Wording, surplus,
 };
 use crate::marketplace::{CallError, MarketplaceClient};
-use crate::receive::{Door, Refusals};
-use crate::shutdown::{Released, hold};
+use crate::receive::{LimitCounters, PublicListener};
+use crate::shutdown::DropWaiter;
 use crate::store::memory::MemoryStore;
 use crate::store::sled::{OpenError, RecoveringStore};
 use crate::store::{
@@ -83,9 +83,9 @@ pub struct App {
     /// Cancelled when what is still worked on is to be given back.
     cut_off: CancellationToken,
     servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
-    refusals: Arc<Refusals>,
+    limit_counters: Arc<LimitCounters>,
     /// Tells when the threads of the servers, which end a moment after these have stopped, have let go.
-    released: Released,
+    released: DropWaiter,
     worker: JoinHandle<()>,
     retention: JoinHandle<()>,
     /// The store, if it was opened for this app.
@@ -162,23 +162,24 @@ impl App {
         );
         let worker = Arc::new(worker.map_err(StartError::Threads)?);
         let authenticator = Arc::new(Authenticator::set_up(config, secrets, Arc::clone(&clock)).await?);
-        let (held, released) = hold();
+        let (drop_signal, released) = crate::shutdown::drop_signal();
         let delivery_ended = CancellationToken::new();
         let (to_door, to_admin) = (Arc::clone(&history), Arc::clone(&history));
-        let door = Door::new(config, Arc::clone(&inbox), to_door, Arc::clone(&authenticator), Arc::clone(&clock));
-        let door = Arc::new(door.beside_delivery(delivery_ended.clone(), held.clone()));
+        let public_routes =
+            PublicListener::new(config, Arc::clone(&inbox), to_door, Arc::clone(&authenticator), Arc::clone(&clock));
+        let public_routes = Arc::new(public_routes.beside_delivery(delivery_ended.clone(), drop_signal.clone()));
         let admin_state = Arc::new(AdminState::new(
             (inbox, to_admin, backup),
             Arc::clone(&authenticator) as Arc<dyn SigningKeys>,
             Arc::clone(&clock),
             config.admin.token.clone(),
             delivery_ended.clone(),
-            held,
+            drop_signal,
         ));
 
-        let listener = public_listener(config, &door, &clock, http::raise_open_file_limit());
-        let at_door = Arc::clone(&door);
-        let public = move |app: &mut ServiceConfig| at_door.routes(app);
+        let listener = public_listener(config, &public_routes, &clock, http::raise_open_file_limit());
+        let at_public_routes = Arc::clone(&public_routes);
+        let public = move |app: &mut ServiceConfig| at_public_routes.routes(app);
         let (public_server, public) = http::listen("server.listen", config.server.listen, listener, public)?;
         let listener = Listener::private(config.server.keep_alive, Arc::clone(&clock), config.server.shutdown_timeout);
         let private = move |app: &mut ServiceConfig| admin_state.routes(app);
@@ -189,7 +190,7 @@ impl App {
             public,
             admin,
             shutdown_timeout: config.server.shutdown_timeout,
-            refusals: door.refusals(),
+            limit_counters: public_routes.limit_counters(),
             released,
             worker: {
                 let (stop, cut_off) = (stop.clone(), cut_off.clone());
@@ -210,8 +211,8 @@ impl App {
 
     /// How often the public listener refused what went beyond its limits.
     #[must_use]
-    pub fn refusals(&self) -> &Refusals {
-        &self.refusals
+    pub fn limit_counters(&self) -> &LimitCounters {
+        &self.limit_counters
     }
 
     /// Stops: takes nothing new, lets work in hand finish for `server.shutdown_timeout`, and lets go of the store.
@@ -283,13 +284,19 @@ pub async fn authenticator(
 
 /// The public listener's part on an open store.
 #[must_use]
-pub fn open_door(
+pub fn open_public_listener(
     config: &Config,
     store: &Arc<dyn EventStore>,
     authenticator: &Arc<Authenticator>,
     clock: &Arc<dyn Clock>,
-) -> Door {
-    Door::new(config, Arc::clone(store) as _, Arc::clone(store) as _, Arc::clone(authenticator), Arc::clone(clock))
+) -> PublicListener {
+    PublicListener::new(
+        config,
+        Arc::clone(store) as _,
+        Arc::clone(store) as _,
+        Arc::clone(authenticator),
+        Arc::clone(clock),
+    )
 }
 
 /// The handler that is configured.
@@ -332,7 +339,12 @@ pub fn warn_of_durability(config: &Config, durability: Durability) {
 }
 
 /// How the public listener treats its connections, with as many files as the process may have open.
-fn public_listener(config: &Config, door: &Door, clock: &Arc<dyn Clock>, open_files: u64) -> Listener {
+fn public_listener(
+    config: &Config,
+    public_routes: &PublicListener,
+    clock: &Arc<dyn Clock>,
+    open_files: u64,
+) -> Listener {
     let limits = &config.server.limits;
     let total = public_connections(limits.max_connections, config.delivery.concurrency, open_files);
     if total < limits.max_connections {
@@ -358,7 +370,7 @@ fn public_listener(config: &Config, door: &Door, clock: &Arc<dyn Clock>, open_fi
             surplus: surplus(total),
             exempt: config.server.trusted_proxies.clone(),
         },
-        refusals: door.refusals(),
+        limit_counters: public_routes.limit_counters(),
         wording: Wording::Text,
         clock: Arc::clone(clock),
         shutdown_timeout: config.server.shutdown_timeout,

@@ -11,7 +11,7 @@ use reqwest::{Certificate, Proxy, redirect};
 use thiserror::Error;
 use url::Url;
 
-use self::content_encoding::{ACCEPTED, Fault, unpacked};
+use self::content_encoding::{ACCEPTED, DecodeError, unpacked};
 use crate::config;
 use crate::event::BaseUrl;
 
@@ -120,17 +120,17 @@ impl Egress {
             .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED))]))
             .user_agent(concat!("doorbell/", env!("CARGO_PKG_VERSION")));
         if let Some(file) = &settings.ca_file {
-            let fault = |reason: String| EgressError::Setting {
+            let unusable = |reason: String| EgressError::Setting {
                 key: "ca_file",
                 problem: format!(
                     "names {}, which cannot be used: {reason}; write the path of a readable file of PEM certificates",
                     file.display()
                 ),
             };
-            let pem = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| fault(innermost(&error)))?;
+            let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(innermost(&error)))?;
             if certificates.is_empty() {
-                return Err(fault("it holds no certificate".to_owned()));
+                return Err(unusable("it holds no certificate".to_owned()));
             }
             builder = builder.tls_certs_merge(certificates);
         }
@@ -214,9 +214,9 @@ impl Egress {
         }
         let is_packed = headers.contains_key(CONTENT_ENCODING) || bytes.starts_with(&GZIP);
         let arrived = if is_packed { bytes.clone() } else { Vec::new() };
-        unpacked(headers, bytes, self.max_response).map_err(|fault| match fault {
-            Fault::TooLarge => ContentError::TooLarge(Received(arrived)),
-            Fault::Encoding(problem) => ContentError::Encoding(problem, Received(arrived)),
+        unpacked(headers, bytes, self.max_response).map_err(|error| match error {
+            DecodeError::TooLarge => ContentError::TooLarge(Received(arrived)),
+            DecodeError::Encoding(problem) => ContentError::Encoding(problem, Received(arrived)),
         })
     }
 }

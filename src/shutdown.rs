@@ -109,21 +109,21 @@ impl Signals {
 
 /// Says, by being dropped, that its holder has let go of what it held.
 #[derive(Debug, Clone)]
-pub(crate) struct Held(#[expect(unused, reason = "it is there to be dropped")] mpsc::Sender<()>);
+pub(crate) struct DropSignal(#[expect(unused, reason = "it is there to be dropped")] mpsc::Sender<()>);
 
-/// Tells when every [`Held`] is dropped.
+/// Tells when every [`DropSignal`] is dropped.
 #[derive(Debug)]
-pub(crate) struct Released(mpsc::Receiver<()>);
+pub(crate) struct DropWaiter(mpsc::Receiver<()>);
 
 /// A pair of the two.
 #[must_use]
-pub(crate) fn hold() -> (Held, Released) {
-    let (held, released) = mpsc::channel(1);
-    (Held(held), Released(released))
+pub(crate) fn drop_signal() -> (DropSignal, DropWaiter) {
+    let (signal, released) = mpsc::channel(1);
+    (DropSignal(signal), DropWaiter(released))
 }
 
-impl Released {
-    /// Returns once every [`Held`] is dropped.
+impl DropWaiter {
+    /// Returns once every [`DropSignal`] is dropped.
     pub(crate) async fn wait(&mut self) {
         // Nothing is ever sent.
         let _ = self.0.recv().await;

@@ -182,7 +182,7 @@ async fn a_result_that_is_not_what_is_taken_is_refused_by_name_and_changes_nothi
     let text =
         configuration(&marketplace.base_url, "memory:").replace("[delivery]", "[delivery]\ngive_up_after = \"1ms\"");
     let receiver = Receiver::start(&text, Accept).await;
-    marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(500); 20]));
+    marketplace.with(|state| state.read_twists.extend(vec![Twist::Answer(500); 20]));
     receiver.notify("/create", &marketplace.order("one")).await;
     let dead = receiver.until_state("dead").await;
     let path = format!("/api/v1/events/{}/result", dead["id"].as_str().expect("an id"));

@@ -93,12 +93,12 @@ async fn a_result_given_in_the_answer_is_reported_all_the_same_unless_the_market
         assert!(given["success"] == true && given["accountIdentifier"].is_string(), "{given}");
         // That an answer was sent does not say that anybody had it: a proxy in between may have swallowed it.
         if has_it {
-            marketplace.with(|books| books.events.get_mut("1").expect("there").taken.push(given.clone()));
+            marketplace.with(|state| state.events.get_mut("1").expect("there").taken.push(given.clone()));
         }
         until_handed_over(&receiver).await;
         clock.advance(Duration::from_secs(9));
         assert_eq!(receiver.events().await[0]["state"], "handled");
-        assert_eq!(marketplace.with(|books| books.arrived.get("result").copied()), None, "not before ten seconds");
+        assert_eq!(marketplace.with(|state| state.arrived.get("result").copied()), None, "not before ten seconds");
         clock.advance(Duration::from_secs(21));
         let event = receiver.until_state("done").await;
         assert_eq!((&event["result"], &event["lastError"]), (&given, &Value::Null));
@@ -186,7 +186,7 @@ async fn a_duplicate_of_an_event_whose_result_is_not_confirmed_is_given_it_and_h
     let configuration =
         configuration(&marketplace.base_url, "memory:").replace("retry = [\"10ms\"]", "retry = [\"10h\"]");
     let receiver = Receiver::start(&configuration, Accept).await;
-    marketplace.with(|books| books.result_twists.push_back(Twist::RetryAfter(503, "3600".into())));
+    marketplace.with(|state| state.result_twists.push_back(Twist::RetryAfter(503, "3600".into())));
     let url = marketplace.order("1");
     assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);
     until_failed(&receiver, 1).await;
@@ -203,7 +203,7 @@ async fn a_duplicate_of_an_event_that_died_on_the_way_back_is_given_the_result_a
     let configuration =
         configuration(&marketplace.base_url, "memory:").replace("[delivery]", "[delivery]\ngive_up_after = \"1ms\"");
     let receiver = Receiver::start(&configuration, Accept).await;
-    marketplace.with(|books| books.result_twists.extend(vec![Twist::RetryAfter(503, "1".into()); 2]));
+    marketplace.with(|state| state.result_twists.extend(vec![Twist::RetryAfter(503, "1".into()); 2]));
     let url = marketplace.order("1");
     receiver.notify("/create", &url).await;
     receiver.until_state("dead").await;
@@ -293,7 +293,7 @@ async fn a_status_url_that_is_given_a_known_event_answers_from_its_record() {
 #[tokio::test]
 async fn the_timeline_tells_every_attempt_and_that_the_route_was_mistaken() {
     let (marketplace, receiver) = start("\"async\"").await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::Answer(500)));
+    marketplace.with(|state| state.read_twists.push_back(Twist::Answer(500)));
     receiver.notify("/cancel", &marketplace.order("1")).await;
     let event = receiver.until_state("done").await;
     let shown = show(&receiver, &event["id"]).await;

@@ -237,3 +237,44 @@ fn no_room_is_called_utils() {
         }
     }
 }
+
+/// Words of a dialect that had to be learnt before the code could be read, and what the field says instead.
+const DIALECT: [(&str, &str); 24] = [
+    ("agenda", "scheduler"),
+    ("lane", "marketplace queue"),
+    ("lanes", "marketplace queues"),
+    ("hasten", "make_due"),
+    ("seize", "lock"),
+    ("give_way", "an order window, which the store ends"),
+    ("amendment", "operator action"),
+    ("settlement", "completion"),
+    ("facts", "extracted fields"),
+    ("announced", "route_type"),
+    ("dispatched", "verdict"),
+    ("standing", "account state"),
+    ("waste", "obsolete"),
+    ("door", "public listener"),
+    ("desk", "sandbox state"),
+    ("books", "state"),
+    ("threshold", "limiter"),
+    ("excess", "exceeded limit"),
+    ("vault", "secrets"),
+    ("presented", "request credentials"),
+    ("whereabouts", "location"),
+    ("may_pass", "is_transient"),
+    ("for_good", "permanent"),
+    ("left_to_answer", "awaiting_response"),
+];
+
+#[test]
+fn the_code_speaks_the_fields_language() {
+    for (path, text) in sources() {
+        // What is stored, configured or said to people keeps its words.
+        let outside_of_strings = text.split('"').step_by(2).collect::<Vec<_>>().join(" ");
+        let lower = outside_of_strings.to_lowercase();
+        for word in lower.split(|c: char| !c.is_alphanumeric() && c != '_') {
+            let known = DIALECT.iter().find(|(private, _)| *private == word);
+            assert!(known.is_none(), "src/{path}: {known:?}");
+        }
+    }
+}

@@ -1,11 +1,11 @@
-//! What strangers try at the door: each line is answered as it says, and records nothing.
+//! What strangers try at the public listener: each line is answered as it says, and records nothing.
 
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use doorbell::app::authenticator;
-use doorbell::authenticate::Presented;
+use doorbell::authenticate::RequestCredentials;
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::Config;
 use doorbell::handler::Accept;
@@ -143,7 +143,7 @@ async fn whatever_is_tried_at_the_door_is_answered_as_it_should_be_and_records_n
     provider.publish(&[&rsa, &curve, &for_encryption, &other_algorithm]);
     let secret_key =
         json!({"kty": "oct", "kid": "secret", "k": URL_SAFE_NO_PAD.encode("published secret"), "alg": "HS256"});
-    provider.with(|books| books.keys.push(secret_key));
+    provider.with(|state| state.keys.push(secret_key));
 
     let configuration = every_kind(&market.base_url, &other_market.base_url, &provider.base_url);
     let store = Arc::new(MemoryStore::new());
@@ -336,14 +336,14 @@ async fn whatever_is_tried_at_the_door_is_answered_as_it_should_be_and_records_n
         ("of another type", with(&active, json!({"token_type": "DPoP"}))),
     ] {
         let token = format!("opaque-{}", name.replace(' ', "-"));
-        provider.with(|books| books.tokens.insert(token.clone(), answer));
+        provider.with(|state| state.tokens.insert(token.clone(), answer));
         cases.refused_token(&format!("introspection: {name}"), &token);
     }
     cases.refused_token("introspection: unknown", "opaque-unknown");
-    provider.with(|books| books.tokens.insert("opaque-narrow".into(), with(&active, json!({"scope": "read"}))));
+    provider.with(|state| state.tokens.insert("opaque-narrow".into(), with(&active, json!({"scope": "read"}))));
     cases.add("introspection: another scope", &[b"Bearer opaque-narrow"], "", 403, "FORBIDDEN");
     provider
-        .with(|books| books.tokens.insert("opaque-odd".into(), json!({"active": "perhaps", "client_id": "market-a"})));
+        .with(|state| state.tokens.insert("opaque-odd".into(), json!({"active": "perhaps", "client_id": "market-a"})));
     cases.add("introspection: an answer that is none", &[b"Bearer opaque-odd"], "", 503, "TRANSPORT_ERROR");
 
     // Names and passwords.
@@ -450,10 +450,10 @@ async fn whatever_is_tried_at_the_door_is_answered_as_it_should_be_and_records_n
         }
     }
     assert!(receiver.events().await.is_empty());
-    assert_eq!(trap.with(|books| books.keys_fetched), 0, "nobody went where a token pointed");
+    assert_eq!(trap.with(|state| state.keys_fetched), 0, "nobody went where a token pointed");
 
     // What each of these was tried beside passes.
-    provider.with(|books| books.tokens.insert("opaque-good".into(), active.clone()));
+    provider.with(|state| state.tokens.insert("opaque-good".into(), active.clone()));
     let good = [
         format!("Bearer {ours}"),
         format!("bEaReR  {ours}"),
@@ -509,7 +509,7 @@ fn no_header_and_no_query_whatever_authenticates_anybody_who_knows_no_secret() {
     let cases = (proptest::option::of(header), query);
     proptest!(ProptestConfig::with_cases(2000), |((header, query) in cases)| {
         let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let presented = Presented {
+        let presented = RequestCredentials {
             method: "GET",
             authorization: header.iter().map(Vec::as_slice).collect(),
             path: "/notifications/create",

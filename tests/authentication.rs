@@ -1,4 +1,4 @@
-//! Who gets a token, and whose token opens the door.
+//! Who gets a token, and whose token opens the public listener.
 
 use crate::support::configuration;
 use crate::support::marketplace::Marketplace;
@@ -236,7 +236,7 @@ async fn who_guesses_waits_and_the_marketplace_does_not() {
             answer.headers().get("retry-after").map(|wait| wait.to_str().expect("text").to_owned()),
         )
     };
-    // A stranger, at either door: five tries cost nothing, and then each costs more.
+    // A stranger, at either public listener: five tries cost nothing, and then each costs more.
     let market = "198.51.100.1";
     assert_eq!(by_token(market, "outbound-secret").await.0, 200);
     for (guess, wait) in [(1, None), (2, None), (3, None), (4, None), (5, None), (6, Some("1"))] {

@@ -84,7 +84,7 @@ impl Day {
 #[tokio::test]
 async fn after_a_day_out_of_service_every_event_is_done_once() {
     let day = Day::dawn("48h").await;
-    day.marketplace.with(|books| books.out_of_service = true);
+    day.marketplace.with(|state| state.out_of_service = true);
     day.notify(25).await;
     let midnight = day.clock.now().plus(Duration::from_hours(24));
     day.pass_until(Some(midnight)).await;
@@ -92,7 +92,7 @@ async fn after_a_day_out_of_service_every_event_is_done_once() {
         assert!(event.state.is_unfinished() && event.attempts >= 24, "{event:?}");
         assert!(event.last_error.expect("an error").contains("503"));
     }
-    day.marketplace.with(|books| books.out_of_service = false);
+    day.marketplace.with(|state| state.out_of_service = false);
     day.pass_until(None).await;
     assert!(day.clock.now().since(midnight) <= Duration::from_hours(1), "the longest wait is an hour");
     for number in 0..25 {
@@ -104,7 +104,7 @@ async fn after_a_day_out_of_service_every_event_is_done_once() {
 #[tokio::test]
 async fn a_marketplace_that_stays_away_leaves_dead_events_that_say_so_and_keep_their_history() {
     let day = Day::dawn("24h").await;
-    day.marketplace.with(|books| books.out_of_service = true);
+    day.marketplace.with(|state| state.out_of_service = true);
     day.notify(3).await;
     day.pass_until(None).await;
     for event in day.events().await {
@@ -120,12 +120,12 @@ async fn a_marketplace_that_stays_away_leaves_dead_events_that_say_so_and_keep_t
 #[tokio::test]
 async fn a_storm_of_401_takes_no_more_than_one_more_token_for_each_attempt() {
     let day = Day::dawn("24h").await;
-    day.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(401); 10]));
+    day.marketplace.with(|state| state.read_twists.extend(vec![Twist::Answer(401); 10]));
     day.notify(1).await;
     day.pass_until(None).await;
     let event = &day.events().await[0];
     assert_eq!((event.state.as_str(), event.attempts), ("done", 6), "each of five failed attempts was made twice");
-    assert!(day.marketplace.with(|books| books.token_requests) <= 12);
+    assert!(day.marketplace.with(|state| state.token_requests) <= 12);
     assert_eq!(day.marketplace.seen("0").taken.len(), 1);
 }
 
@@ -150,18 +150,18 @@ async fn whatever_goes_wrong_every_event_is_done_once_or_dead_with_a_true_reason
         usize::try_from(draw >> 33).expect("fits") % limit
     };
     let day = Day::dawn("10 days").await;
-    day.marketplace.with(|books| {
+    day.marketplace.with(|state| {
         for _ in 0..200 {
             // Now and then there is no such event.
-            books.read_twists.push_back(match next(40) {
+            state.read_twists.push_back(match next(40) {
                 0 => Twist::Answer(404),
                 1..5 => Twist::Truncated,
                 _ => bad[next(bad.len())].clone(),
             });
             let is_lost = next(3) == 0;
-            books.result_twists.push_back(if is_lost { lost[next(3)].clone() } else { bad[next(bad.len())].clone() });
+            state.result_twists.push_back(if is_lost { lost[next(3)].clone() } else { bad[next(bad.len())].clone() });
             if next(4) == 0 {
-                books.token_twists.push_back(bad[next(bad.len())].clone());
+                state.token_twists.push_back(bad[next(bad.len())].clone());
             }
         }
     });

@@ -39,7 +39,7 @@ async fn a_body_comes_with_what_the_answer_says_that_it_is() {
         (vec![("Content-Type", "nonsense")], Some("nonsense")),
         (vec![], None),
     ] {
-        called.marketplace.with(|books| books.read_twists.push_back(Twist::Say(200, header, b"<event/>".to_vec())));
+        called.marketplace.with(|state| state.read_twists.push_back(Twist::Say(200, header, b"<event/>".to_vec())));
         let fetched = called.client.fetch(&called.url).await.expect("an answer");
         let expected = Fetched::Body { bytes: b"<event/>".to_vec(), content_type: expected.map(str::to_owned) };
         assert_eq!(fetched, expected);
@@ -50,7 +50,7 @@ async fn a_body_comes_with_what_the_answer_says_that_it_is() {
 async fn an_event_that_is_not_there_is_missing_and_one_that_was_settled_is_not_unknown() {
     let called = Called::start().await;
     for status in [404, 410] {
-        called.marketplace.with(|books| books.read_twists.push_back(Twist::Answer(status)));
+        called.marketplace.with(|state| state.read_twists.push_back(Twist::Answer(status)));
         let status = StatusCode::from_u16(status).expect("a status");
         assert_eq!(called.client.fetch(&called.url).await.expect("an answer"), Fetched::Missing(status));
     }
@@ -63,7 +63,7 @@ async fn an_event_that_is_not_there_is_missing_and_one_that_was_settled_is_not_u
         (202, Reported::Taken),
         (204, Reported::Taken),
     ] {
-        called.marketplace.with(|books| books.result_twists.push_back(Twist::Answer(status)));
+        called.marketplace.with(|state| state.result_twists.push_back(Twist::Answer(status)));
         assert_eq!(called.client.report(&called.url, &result).await.expect("an answer"), expected);
     }
 }
@@ -82,7 +82,7 @@ async fn how_long_a_marketplace_asks_to_be_left_alone_is_passed_on_as_it_stands(
         ("soon", None),
         ("", None),
     ] {
-        called.marketplace.with(|books| books.read_twists.push_back(Twist::RetryAfter(503, asked.to_owned())));
+        called.marketplace.with(|state| state.read_twists.push_back(Twist::RetryAfter(503, asked.to_owned())));
         let error = called.client.fetch(&called.url).await.expect_err("no body");
         assert_eq!((error.retry_after(), error.to_string().contains("503")), (expected, true), "{asked:?}");
     }
@@ -105,7 +105,7 @@ async fn a_failure_is_told_by_its_status_however_much_comes_along() {
         let called = Called::start().await;
         let says = |status| {
             let headers = [headers.clone(), vec![("Retry-After", "7")]].concat();
-            called.marketplace.with(|books| books.read_twists.push_back(Twist::Say(status, headers, body.clone())));
+            called.marketplace.with(|state| state.read_twists.push_back(Twist::Say(status, headers, body.clone())));
         };
         says(503);
         let error = called.client.fetch(&called.url).await.expect_err("no event");
@@ -114,11 +114,11 @@ async fn a_failure_is_told_by_its_status_however_much_comes_along() {
         says(404);
         let fetched = called.client.fetch(&called.url).await;
         assert_eq!(fetched.expect("an answer"), Fetched::Missing(StatusCode::NOT_FOUND), "{headers:?}");
-        let tokens = called.marketplace.with(|books| books.token_requests);
+        let tokens = called.marketplace.with(|state| state.token_requests);
         says(401);
         assert!(matches!(called.client.fetch(&called.url).await, Ok(Fetched::Body { .. })), "{headers:?}");
         assert_eq!(
-            called.marketplace.with(|books| books.token_requests),
+            called.marketplace.with(|state| state.token_requests),
             tokens + 1,
             "the token that was refused is dropped"
         );
@@ -129,7 +129,7 @@ async fn a_failure_is_told_by_its_status_however_much_comes_along() {
 async fn a_result_is_taken_once_the_marketplace_says_so_however_much_comes_behind() {
     let called = Called::start().await;
     for (headers, body) in too_much() {
-        called.marketplace.with(|books| books.result_twists.push_back(Twist::Say(200, headers, body)));
+        called.marketplace.with(|state| state.result_twists.push_back(Twist::Say(200, headers, body)));
         let reported = called.client.report(&called.url, &EventResult::success("done")).await;
         assert_eq!(reported.expect("it is taken"), Reported::Taken);
     }

@@ -580,7 +580,7 @@ async fn check_asks_the_identity_providers_too() {
     let good = check().await;
     assert!(good.status.success(), "{}", said(&good));
     assert!(said(&good).contains(&format!("1 keys at {base_url}")), "{}", said(&good));
-    provider.with(|books| books.out_of_service = Some(503));
+    provider.with(|state| state.out_of_service = Some(503));
     let bad = check().await;
     assert!(said(&bad).contains("/introspect: it answered 503"), "{}", said(&bad));
     assert!(!said(&bad).contains("s3cret"));

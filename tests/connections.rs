@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use doorbell::clock::{Clock, ManualClock, SystemClock};
 use doorbell::handler::Accept;
-use doorbell::receive::Excess;
+use doorbell::receive::LimitExceeded;
 use doorbell::store::memory::MemoryStore;
 use reqwest::{Client, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -71,7 +71,7 @@ async fn a_body_that_never_ends_is_not_waited_for_whether_a_handler_reads_it_or_
             assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {said}");
         }
     }
-    assert_eq!(receiver.app.refusals().count(Excess::Slow), 2);
+    assert_eq!(receiver.app.limit_counters().count(LimitExceeded::Slow), 2);
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn every_head_on_a_connection_has_a_deadline_from_its_first_byte() {
             assert!(said.to_ascii_lowercase().contains("connection: close"), "{said}");
         }
     }
-    assert_eq!(receiver.app.refusals().count(Excess::Slow), 3, "those of the public listener");
+    assert_eq!(receiver.app.limit_counters().count(LimitExceeded::Slow), 3, "those of the public listener");
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_connection_is_kept_for_as_long_as_keep_alive_says() {
         }
         assert_eq!(until_closed(&mut silent).await, "", "so is one that never said anything");
     }
-    assert_eq!(receiver.app.refusals().count(Excess::Slow), 0);
+    assert_eq!(receiver.app.limit_counters().count(LimitExceeded::Slow), 0);
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn where_all_connections_are_taken_the_idlest_makes_room_for_whoever_has_c
         assert_eq!(answer.await.status(), StatusCode::ACCEPTED, "{idler}");
         until_closed(&mut idle[0]).await;
     }
-    assert_eq!(receiver.app.refusals().count(Excess::Connections), 0);
+    assert_eq!(receiver.app.limit_counters().count(LimitExceeded::Connections), 0);
 }
 
 #[tokio::test]
@@ -243,15 +243,15 @@ async fn a_network_that_holds_its_share_makes_room_for_itself_and_for_nobody_els
 #[tokio::test]
 async fn a_connection_whose_request_is_worked_on_makes_room_for_nobody_and_the_newcomer_is_told() {
     for (limits, excess, status) in [
-        ("max_connections = 1\nmax_connections_per_address = 2", Excess::Connections, 503),
-        ("max_connections_per_address = 1", Excess::ConnectionsOfAddress, 429),
+        ("max_connections = 1\nmax_connections_per_address = 2", LimitExceeded::Connections, 503),
+        ("max_connections_per_address = 1", LimitExceeded::ConnectionsOfAddress, 429),
     ] {
         let marketplace = Marketplace::start().await;
         let text = configuration(&marketplace.base_url, "memory:")
             .replace("[admin]", &format!("[server.limits]\n{limits}\n[admin]"))
             .replace("name = \"default\"", "name = \"default\"\nanswer = \"sync\"");
         let receiver = Receiver::start(&text, Accept).await;
-        marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+        marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
         let bearer = receiver.token().await;
         let url = marketplace.order("1");
         let mut busy = connect(&receiver.public).await;
@@ -259,7 +259,7 @@ async fn a_connection_whose_request_is_worked_on_makes_room_for_nobody_and_the_n
             "GET /notifications/create?eventUrl={url} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\n\r\n"
         );
         busy.write_all(request.as_bytes()).await.expect("sent");
-        marketplace.until("the event is being read", |books| books.arrived.get("read") == Some(&1)).await;
+        marketplace.until("the event is being read", |state| state.arrived.get("read") == Some(&1)).await;
 
         // That newcomers make room for each other is the limiter's own test: which of them is let in first is the system's
         // choice.
@@ -267,7 +267,7 @@ async fn a_connection_whose_request_is_worked_on_makes_room_for_nobody_and_the_n
         let (answered, head) = ask(&mut newcomer, "/health/live").await;
         assert_eq!(answered, status, "{head}");
         assert_eq!(until_closed(&mut newcomer).await, "");
-        assert_eq!(receiver.app.refusals().count(excess), 1);
+        assert_eq!(receiver.app.limit_counters().count(excess), 1);
         assert_eq!(next_answer(&mut busy).await.0, 202, "whoever was there is answered");
     }
 }
@@ -282,7 +282,7 @@ async fn a_body_that_no_handler_reads_does_not_make_a_busy_connection_one_that_w
             .replace("[admin]", "[server.limits]\nmax_connections_per_address = 1\n[admin]")
             .replace("name = \"default\"", "name = \"default\"\nanswer = \"sync\"");
         let receiver = Receiver::start(&text, Accept).await;
-        marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+        marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
         let bearer = receiver.token().await;
         let url = marketplace.order("1");
         let mut busy = connect(&receiver.public).await;
@@ -290,7 +290,7 @@ async fn a_body_that_no_handler_reads_does_not_make_a_busy_connection_one_that_w
             "GET /notifications/create?eventUrl={url} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\n{body}"
         );
         busy.write_all(request.as_bytes()).await.expect("sent");
-        marketplace.until("the event is being read", |books| books.arrived.get("read") == Some(&1)).await;
+        marketplace.until("the event is being read", |state| state.arrived.get("read") == Some(&1)).await;
         let mut newcomer = connect(&receiver.public).await;
         assert_eq!(ask(&mut newcomer, "/health/live").await.0, 429, "{body}");
         assert_eq!(next_answer(&mut busy).await.0, 202, "{body}");
@@ -400,7 +400,7 @@ async fn what_is_no_http_request_is_answered_with_what_is_wrong() {
             }
         }
     }
-    assert_eq!(receiver.app.refusals().malformed(), 12, "those of the public listener");
+    assert_eq!(receiver.app.limit_counters().malformed(), 12, "those of the public listener");
 }
 
 #[tokio::test]
@@ -558,7 +558,7 @@ async fn strangers_who_send_slowly_take_no_turn_of_whoever_has_credentials() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let answer = notify(&Client::new(), &receiver.public, &bearer, "/create", &marketplace.order("1")).await;
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
-    assert_eq!(receiver.app.refusals().count(Excess::RequestsInFlight), 0);
+    assert_eq!(receiver.app.limit_counters().count(LimitExceeded::RequestsInFlight), 0);
 }
 
 #[cfg(target_os = "linux")]

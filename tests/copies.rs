@@ -50,7 +50,7 @@ async fn a_backup_of_a_running_receiver_brings_everything_back_and_runs_nothing_
         notify(&client, &receiver.public, &bearer, "/create", &market.order(&id)).await;
         market.until_settled(&id).await;
     }
-    // It is done in the marketplace's books a moment before it is in ours.
+    // It is done in the marketplace's state a moment before it is in ours.
     let done = async {
         loop {
             let listed = events(&old, &["list", "--state", "done", "--output", "json"], &admin);

@@ -67,11 +67,11 @@ impl Stage {
 #[tokio::test]
 async fn killed_after_the_acknowledgement_and_before_the_event_was_read() {
     let stage = Stage::set().await;
-    stage.marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    stage.marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
     let url = stage.marketplace.order("1");
     let process = stage.serve();
     stage.notify(&process, &url).await;
-    stage.marketplace.until("the reading has begun", |books| books.events["1"].reads == 1).await;
+    stage.marketplace.until("the reading has begun", |state| state.events["1"].reads == 1).await;
     process.kill();
     let process = stage.serve();
     stage.notify(&process, &url).await;
@@ -105,7 +105,7 @@ async fn killed_while_the_handler_runs() {
 #[tokio::test]
 async fn killed_after_the_outcome_was_stored_and_before_it_was_taken() {
     let stage = Stage::set().await;
-    stage.marketplace.with(|books| books.result_twists.push_back(Twist::Hang));
+    stage.marketplace.with(|state| state.result_twists.push_back(Twist::Hang));
     let url = stage.marketplace.order("1");
     let gate = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = gate.local_addr().expect("an address").to_string();
@@ -114,7 +114,7 @@ async fn killed_after_the_outcome_was_stored_and_before_it_was_taken() {
     let process = serve();
     stage.notify(&process, &url).await;
     run_of(&gate).1.write_all(b"g").expect("opened");
-    stage.marketplace.until("the report has begun", |books| books.arrived.get("result") == Some(&1)).await;
+    stage.marketplace.until("the report has begun", |state| state.arrived.get("result") == Some(&1)).await;
     process.kill();
     let process = serve();
     stage.until_done(&process, "1").await;
@@ -129,7 +129,7 @@ async fn killed_after_the_result_was_taken_and_before_that_was_noted() {
     let url = stage.marketplace.order("1");
     // The marketplace takes the result, and its answer never comes.
     let process = stage.serve();
-    stage.marketplace.with(|books| books.result_twists.push_back(Twist::TakeAndHang));
+    stage.marketplace.with(|state| state.result_twists.push_back(Twist::TakeAndHang));
     stage.notify(&process, &url).await;
     stage.marketplace.until_settled("1").await;
     process.kill();
@@ -156,7 +156,7 @@ async fn killed_at_once_after_a_burst_of_acknowledgements() {
     let _process = stage.serve();
     stage
         .marketplace
-        .until("every event has a result", |books| books.events.values().all(|event| event.taken.len() == 1))
+        .until("every event has a result", |state| state.events.values().all(|event| event.taken.len() == 1))
         .await;
 }
 

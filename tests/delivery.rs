@@ -124,9 +124,9 @@ async fn what_a_vendor_does_not_implement_is_answered_configuration_error() {
 async fn a_result_is_stored_before_it_is_reported_and_the_handler_does_not_run_again_for_it() {
     let handler = Counting::default();
     let (marketplace, receiver) = start(handler.clone()).await;
-    marketplace.with(|books| books.result_twists.extend([Twist::Answer(500), Twist::Answer(503), Twist::Hang]));
+    marketplace.with(|state| state.result_twists.extend([Twist::Answer(500), Twist::Answer(503), Twist::Hang]));
     receiver.notify("/create", &marketplace.order("1")).await;
-    marketplace.until("the third report has arrived", |books| books.arrived.get("result") == Some(&3)).await;
+    marketplace.until("the third report has arrived", |state| state.arrived.get("result") == Some(&3)).await;
     let event = receiver.until_state("handled").await;
     assert_eq!(event["result"]["success"], true);
     assert_eq!((handler.runs(), marketplace.seen("1").taken.len()), (1, 0));
@@ -136,7 +136,7 @@ async fn a_result_is_stored_before_it_is_reported_and_the_handler_does_not_run_a
 async fn a_result_whose_answer_was_lost_counts_once() {
     let handler = Counting::default();
     let (marketplace, receiver) = start(handler.clone()).await;
-    marketplace.with(|books| books.result_twists.push_back(Twist::TakeAndAnswer(500)));
+    marketplace.with(|state| state.result_twists.push_back(Twist::TakeAndAnswer(500)));
     receiver.notify("/create", &marketplace.order("1")).await;
     let event = receiver.until_state("done").await;
     let seen = marketplace.seen("1");
@@ -151,10 +151,10 @@ async fn a_marketplace_that_was_down_for_hours_is_tried_until_it_is_back() {
     let configuration = configuration(&marketplace.base_url, "memory:").replace("\"10ms\"", "\"1h\"");
     let store = Arc::new(MemoryStore::new());
     let receiver = Receiver::start_with(&configuration, store, Counting::default(), clock.clone()).await;
-    marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(502); 5]));
+    marketplace.with(|state| state.read_twists.extend(vec![Twist::Answer(502); 5]));
     receiver.notify("/create", &marketplace.order("1")).await;
     for failures in 1..=5_usize {
-        marketplace.until("the next attempt has arrived", |books| books.events["1"].reads == failures).await;
+        marketplace.until("the next attempt has arrived", |state| state.events["1"].reads == failures).await;
         until_attempts(&receiver, failures).await;
         clock.advance(Duration::from_hours(1));
     }
@@ -171,7 +171,7 @@ async fn an_event_that_fails_beyond_all_patience_is_dead_and_an_operator_can_hav
     let store = Arc::new(MemoryStore::new());
     let receiver = Receiver::start_with(&configuration, store, Counting::default(), clock.clone()).await;
     // The clock stands still, so the second attempt waits for the test.
-    marketplace.with(|books| books.read_twists.extend([Twist::RetryAfter(500, "60".into()), Twist::Answer(500)]));
+    marketplace.with(|state| state.read_twists.extend([Twist::RetryAfter(500, "60".into()), Twist::Answer(500)]));
     receiver.notify("/create", &marketplace.order("1")).await;
     until_attempts(&receiver, 1).await;
     clock.advance(Duration::from_mins(1));
@@ -195,9 +195,9 @@ async fn a_body_that_is_no_event_is_read_again() {
     let (marketplace, receiver) = start(Counting::default()).await;
     let url = marketplace.raw_event("1", b"<html>try later</html>");
     receiver.notify("/create", &url).await;
-    marketplace.until("it was read", |books| books.events["1"].reads >= 1).await;
+    marketplace.until("it was read", |state| state.events["1"].reads >= 1).await;
     let order = json!({"type": "SUBSCRIPTION_ORDER"}).to_string();
-    marketplace.with(|books| books.events.get_mut("1").expect("there").body = order.into_bytes());
+    marketplace.with(|state| state.events.get_mut("1").expect("there").body = order.into_bytes());
     receiver.until_state("done").await;
 }
 
@@ -233,7 +233,7 @@ async fn a_ping_reaches_no_handler_and_no_result_is_reported_for_it() {
     let event = receiver.until_state("done").await;
     assert_eq!((&event["flag"], &event["result"]), (&json!("STATELESS"), &Value::Null));
     assert_eq!(handler.runs(), 0);
-    assert!(!marketplace.with(|books| books.arrived.contains_key("result")));
+    assert!(!marketplace.with(|state| state.arrived.contains_key("result")));
 }
 
 /// Notes which of its methods ran.
@@ -309,10 +309,10 @@ async fn events_of_an_account_run_in_order_of_receipt_whichever_body_comes_first
     let handler = Noting::default();
     let (marketplace, receiver) = start(handler.clone()).await;
     let gate = Arc::new(Semaphore::new(0));
-    marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    marketplace.with(|state| state.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
     let [warned, cancelled] = warned_and_cancelled(&marketplace);
     receiver.notify("/notify", &warned).await;
-    marketplace.until("the first is being read", |books| books.events["1"].reads == 1).await;
+    marketplace.until("the first is being read", |state| state.events["1"].reads == 1).await;
     receiver.notify("/cancel", &cancelled).await;
     receiver.until_state("fetched").await;
     gate.add_permits(1);
@@ -328,10 +328,10 @@ async fn an_event_that_is_hard_to_read_holds_others_up_for_two_seconds_only() {
     let handler = Noting::default();
     let store = Arc::new(MemoryStore::new());
     let receiver = Receiver::start_with(&configuration, store, handler.clone(), clock.clone()).await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
     let [warned, cancelled] = warned_and_cancelled(&marketplace);
     receiver.notify("/notify", &warned).await;
-    marketplace.until("the first is being read", |books| books.events["1"].reads == 1).await;
+    marketplace.until("the first is being read", |state| state.events["1"].reads == 1).await;
     receiver.notify("/cancel", &cancelled).await;
     receiver.until_state("fetched").await;
     assert!(handler.0.lock().expect("unpoisoned").is_empty());
@@ -349,13 +349,13 @@ async fn events_that_wait_for_an_earlier_one_to_be_read_leave_their_hands_to_oth
     let store = Arc::new(MemoryStore::new());
     let receiver = Receiver::start_with(&configuration, store, Noting::default(), clock).await;
     let gate = Arc::new(Semaphore::new(0));
-    marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    marketplace.with(|state| state.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
     for number in 0..10 {
         let body =
             json!({"type": "SUBSCRIPTION_CANCEL", "payload": {"account": {"accountIdentifier": format!("{number}")}}});
         receiver.notify("/cancel", &marketplace.event(&number.to_string(), &body)).await;
     }
-    marketplace.until("all are read", |books| books.events.values().all(|event| event.reads == 1)).await;
+    marketplace.until("all are read", |state| state.events.values().all(|event| event.reads == 1)).await;
     gate.add_permits(1);
     for number in 0..10 {
         marketplace.until_settled(&number.to_string()).await;
@@ -373,8 +373,8 @@ async fn a_hundred_events_at_once_take_one_inbound_token() {
         notifications.spawn(async move { notify(&client, &public, &bearer, "/create", &url).await.status() });
     }
     assert!(notifications.join_all().await.iter().all(StatusCode::is_success));
-    marketplace.until("all are settled", |books| books.events.values().all(|event| event.taken.len() == 1)).await;
-    assert_eq!(marketplace.with(|books| books.token_requests), 1);
+    marketplace.until("all are settled", |state| state.events.values().all(|event| event.taken.len() == 1)).await;
+    assert_eq!(marketplace.with(|state| state.token_requests), 1);
 }
 
 #[tokio::test]
@@ -388,14 +388,14 @@ async fn a_token_is_renewed_before_it_ends_and_after_it_is_refused() {
     clock.advance(Duration::from_secs(43_199 - 30));
     receiver.notify("/create", &marketplace.order("2")).await;
     marketplace.until_settled("2").await;
-    marketplace.until("half a minute before its end", |books| books.token_requests == 2).await;
-    marketplace.with(|books| books.valid_tokens.retain(|token| token != "token-1"));
+    marketplace.until("half a minute before its end", |state| state.token_requests == 2).await;
+    marketplace.with(|state| state.valid_tokens.retain(|token| token != "token-1"));
     receiver.notify("/create", &marketplace.order("3")).await;
     marketplace.until_settled("3").await;
-    marketplace.with(|books| books.valid_tokens.clear());
+    marketplace.with(|state| state.valid_tokens.clear());
     receiver.notify("/create", &marketplace.order("4")).await;
     marketplace.until_settled("4").await;
-    assert_eq!(marketplace.with(|books| books.token_requests), 3, "one for the start, one at its end, one refused");
+    assert_eq!(marketplace.with(|state| state.token_requests), 3, "one for the start, one at its end, one refused");
     assert!(receiver.events().await.iter().all(|event| event["attempts"] == 1), "a refused token is no failed attempt");
 }
 
@@ -404,10 +404,10 @@ async fn no_redirect_is_followed_and_no_token_leaves_for_another_host() {
     let trap = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let bait = format!("http://{}/events/1", trap.local_addr().expect("an address"));
     let (marketplace, receiver) = start(Accept).await;
-    marketplace.with(|books| {
-        books.token_twists.push_back(Twist::Redirect(bait.clone()));
-        books.read_twists.push_back(Twist::Redirect(bait.clone()));
-        books.result_twists.push_back(Twist::Redirect(bait.clone()));
+    marketplace.with(|state| {
+        state.token_twists.push_back(Twist::Redirect(bait.clone()));
+        state.read_twists.push_back(Twist::Redirect(bait.clone()));
+        state.result_twists.push_back(Twist::Redirect(bait.clone()));
     });
     receiver.notify("/create", &marketplace.order("1")).await;
     let event = receiver.until_state("done").await;
@@ -434,7 +434,7 @@ async fn retry_after_is_honoured() {
     let (client, public) = (&receiver.client, &receiver.public);
     let waits =
         [("600", 10), ("Sun, 06 Nov 1994 08:59:37 GMT", 10), ("Sunday, 06-Nov-94 09:29:37 GMT", 30), ("86400", 60)];
-    marketplace.with(|books| books.read_twists.extend(waits.map(|(wait, _)| Twist::RetryAfter(429, wait.into()))));
+    marketplace.with(|state| state.read_twists.extend(waits.map(|(wait, _)| Twist::RetryAfter(429, wait.into()))));
     notify(client, public, &bearer, "/create", &marketplace.order("1")).await;
     for (attempt, (wait, minutes)) in (1..).zip(waits) {
         until_attempts(&receiver, attempt).await;
@@ -452,15 +452,15 @@ async fn a_marketplace_that_stalls_leaves_hands_for_the_others() {
     let configuration = format!("{}{second}", configuration(&stalled.base_url, "memory:"))
         .replace("[delivery]", "[delivery]\nconcurrency = 4\nconcurrency_per_marketplace = 3");
     let receiver = Receiver::start(&configuration, Counting::default()).await;
-    stalled.with(|books| books.read_twists.extend(vec![Twist::Hang; 20]));
+    stalled.with(|state| state.read_twists.extend(vec![Twist::Hang; 20]));
     for number in 0..20 {
         receiver.notify("/create", &stalled.order(&number.to_string())).await;
     }
-    stalled.until("all the hands it may have are taken", |books| books.arrived.get("read") == Some(&3)).await;
+    stalled.until("all the hands it may have are taken", |state| state.arrived.get("read") == Some(&3)).await;
     for number in 0..5 {
         let id = number.to_string();
         receiver.notify("/create", &other.order(&id)).await;
         other.until_settled(&id).await;
     }
-    assert_eq!(stalled.with(|books| books.arrived["read"]), 3);
+    assert_eq!(stalled.with(|state| state.arrived["read"]), 3);
 }

@@ -213,7 +213,7 @@ async fn a_private_authority_is_trusted_if_it_is_configured_and_not_otherwise() 
     };
     let error = tokio::time::timeout(crate::support::PATIENCE, failed).await.expect("an error");
     assert!(error.contains("certificate"), "{error}");
-    assert_eq!(market.with(|books| books.arrived.len()), 0);
+    assert_eq!(market.with(|state| state.arrived.len()), 0);
 
     let egress = format!("[egress]\nca_file = {ca_file:?}\n[log]");
     let text = configuration(&secure, "memory:").replace("[log]", &egress);

@@ -206,7 +206,7 @@ async fn no_event_url_makes_us_call_whom_nobody_configured() {
         );
     }
     assert!(receiver.events().await.is_empty());
-    assert_eq!(marketplace.with(|books| books.arrived.len()), 0, "not even the right one was called");
+    assert_eq!(marketplace.with(|state| state.arrived.len()), 0, "not even the right one was called");
 
     // What was meant is taken, and of what is below a path, only that.
     let event = marketplace.order("1");

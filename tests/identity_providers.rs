@@ -73,7 +73,7 @@ impl Scene {
 
     /// Lets so much time pass that keys are fetched without anybody asking, and waits until the provider is asked.
     async fn until_keys_are_refreshed(&self) {
-        let asked = || self.provider.with(|books| books.discovered);
+        let asked = || self.provider.with(|state| state.discovered);
         let before = asked();
         let refreshed = async {
             while asked() == before {
@@ -130,14 +130,14 @@ async fn names_that_strangers_invent_cost_the_provider_one_request_in_two_second
     let (known, invented) = (Signer::new("known", Algorithm::ES256), Signer::new("invented", Algorithm::ES256));
     let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
     assert_eq!(scene.status(&scene.token(&known)).await, 202);
-    let before = scene.provider.with(|books| books.keys_fetched);
+    let before = scene.provider.with(|state| state.keys_fetched);
     let start = scene.clock.now();
     let strangers = (0..40).map(|_| async { assert_eq!(scene.status(&scene.token(&invented)).await, 401) });
     tokio::select! {
         _ = join(strangers.collect()) => {}
         () = let_time_pass(&scene.clock) => {}
     }
-    let fetched = scene.provider.with(|books| books.keys_fetched) - before;
+    let fetched = scene.provider.with(|state| state.keys_fetched) - before;
     let passed = scene.clock.now().since(start).as_secs();
     assert!(fetched as u64 <= passed / 2 + 1, "{fetched} times in {passed} s");
     assert_eq!(scene.status(&scene.token(&known)).await, 202, "who is known does not wait");
@@ -166,7 +166,7 @@ async fn a_provider_that_is_out_of_reach_before_any_key_is_known_is_503_and_neve
     let signer = Signer::new("key", Algorithm::ES256);
     let scene = start_with(JWT, |provider| {
         provider.publish(&[&signer]);
-        provider.with(|books| books.out_of_service = Some(500));
+        provider.with(|state| state.out_of_service = Some(500));
     })
     .await;
     for _ in 0..3 {
@@ -176,7 +176,7 @@ async fn a_provider_that_is_out_of_reach_before_any_key_is_known_is_503_and_neve
         assert_eq!(body_of(answer).await["errorCode"], "TRANSPORT_ERROR");
     }
     assert!(scene.receiver.events().await.is_empty());
-    scene.provider.with(|books| books.out_of_service = None);
+    scene.provider.with(|state| state.out_of_service = None);
     scene.clock.advance(Duration::from_secs(2));
     assert_eq!(scene.status(&scene.token(&signer)).await, 202, "and it is asked again before long");
 }
@@ -186,12 +186,12 @@ async fn the_last_good_keys_are_kept_through_an_outage() {
     let (known, new) = (Signer::new("known", Algorithm::ES256), Signer::new("new", Algorithm::ES256));
     let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
     assert_eq!(scene.status(&scene.token(&known)).await, 202);
-    scene.provider.with(|books| books.out_of_service = Some(503));
+    scene.provider.with(|state| state.out_of_service = Some(503));
     scene.until_keys_are_refreshed().await;
     assert_eq!(scene.status(&scene.token(&known)).await, 202);
     scene.clock.advance(Duration::from_secs(2));
     assert_eq!(scene.status(&scene.token(&new)).await, 503, "whether it is good cannot be told now");
-    scene.provider.with(|books| books.out_of_service = None);
+    scene.provider.with(|state| state.out_of_service = None);
     scene.clock.advance(Duration::from_secs(2));
     assert_eq!(scene.status(&scene.token(&new)).await, 401, "and now it can");
 }
@@ -239,14 +239,14 @@ async fn keys_are_looked_for_where_nobody_but_the_configuration_says() {
         let scene = start_with(JWT, |provider| {
             provider.publish(&[&signer]);
             let document = prepare.to_string().replace("{provider}", &provider.base_url);
-            provider.with(|books| books.discovery = serde_json::from_str(&document).expect("JSON"));
+            provider.with(|state| state.discovery = serde_json::from_str(&document).expect("JSON"));
         })
         .await;
         assert_eq!(scene.status(&scene.token(&signer)).await, 503, "{case}");
     }
     for outbound in [format!("{JWT}\njwks_url = \"{{provider}}/jwks\""), INTROSPECTION.to_owned()] {
         let scene =
-            start_with(&outbound, |provider| provider.with(|books| books.redirect = Some(elsewhere.clone()))).await;
+            start_with(&outbound, |provider| provider.with(|state| state.redirect = Some(elsewhere.clone()))).await;
         assert_eq!(scene.status(&scene.token(&signer)).await, 503, "a redirect is not followed");
     }
     let sprung = tokio::select! {
@@ -360,11 +360,11 @@ async fn our_own_keys_rotate_under_load_without_anybody_noticing() {
 #[tokio::test]
 async fn a_token_in_use_is_asked_about_again_after_half_a_minute_and_a_bad_one_after_five_seconds() {
     let scene = start(INTROSPECTION).await;
-    let asked = || scene.provider.with(|books| books.tokens_asked_about);
+    let asked = || scene.provider.with(|state| state.tokens_asked_about);
     let good = |exp: i64| json!({"active": true, "client_id": "market", "exp": exp});
     let now = scene.clock.now().as_seconds();
-    scene.provider.with(|books| books.tokens.insert("good".into(), good(now + 600)));
-    scene.provider.with(|books| books.tokens.insert("short".into(), good(now + 10)));
+    scene.provider.with(|state| state.tokens.insert("good".into(), good(now + 600)));
+    scene.provider.with(|state| state.tokens.insert("short".into(), good(now + 10)));
     for _ in 0..3 {
         assert_eq!(scene.status("good").await, 202);
     }
@@ -375,18 +375,18 @@ async fn a_token_in_use_is_asked_about_again_after_half_a_minute_and_a_bad_one_a
     assert_eq!(scene.status("good").await, 202);
     scene.until_asked_about("good", 2).await;
 
-    scene.provider.with(|books| books.tokens.insert("short".into(), good(now + 40)));
+    scene.provider.with(|state| state.tokens.insert("short".into(), good(now + 40)));
     assert_eq!((scene.status("short").await, asked()), (202, 3));
     scene.clock.advance(Duration::from_secs(10));
     assert_eq!((scene.status("short").await, asked()), (401, 4), "its end is looked at sooner than in a minute");
 
     assert_eq!((scene.status("bad").await, asked()), (401, 5));
-    scene.provider.with(|books| books.tokens.insert("bad".into(), good(now + 600)));
+    scene.provider.with(|state| state.tokens.insert("bad".into(), good(now + 600)));
     scene.clock.advance(Duration::from_secs(4));
     assert_eq!((scene.status("bad").await, asked()), (401, 5));
     scene.clock.advance(Duration::from_secs(1));
     assert_eq!((scene.status("bad").await, asked()), (202, 6));
-    let credentials = scene.provider.with(|books| books.authorization[0].clone());
+    let credentials = scene.provider.with(|state| state.authorization[0].clone());
     assert_eq!(credentials, "Basic ZG9vciUzQWJlbGw6czNjcmV0JTI2", "door%3Abell:s3cret%26");
 }
 
@@ -422,9 +422,9 @@ impl Drop for Strangers {
 }
 
 impl Scene {
-    async fn until(&self, what: &str, condition: impl Fn(&crate::support::identity::Books) -> bool) {
+    async fn until(&self, what: &str, condition: impl Fn(&crate::support::identity::State) -> bool) {
         let reached = async {
-            while !self.provider.with(|books| condition(books)) {
+            while !self.provider.with(|state| condition(state)) {
                 tokio::task::yield_now().await;
             }
         };
@@ -432,7 +432,7 @@ impl Scene {
     }
 
     async fn until_asked_about(&self, token: &str, times: usize) {
-        self.until("it is asked about", |books| books.asked_about.get(token).copied().unwrap_or_default() >= times)
+        self.until("it is asked about", |state| state.asked_about.get(token).copied().unwrap_or_default() >= times)
             .await;
     }
 
@@ -463,21 +463,21 @@ async fn start_behind_a_proxy(outbound: &str) -> Scene {
 #[tokio::test]
 async fn a_hundred_strangers_with_invented_tokens_do_not_lock_the_marketplace_out_even_from_its_own_address() {
     let scene = start(INTROSPECTION).await;
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
     assert_eq!(scene.status("good").await, 202);
-    scene.provider.with(|books| books.hangs_on_inventions = true);
+    scene.provider.with(|state| state.hangs_on_inventions = true);
     let strangers = Strangers::come(&scene, 100, |_| "203.0.113.1".into());
     for round in 0..13 {
-        scene.until("strangers keep the provider busy", |books| books.hanging >= 32).await;
+        scene.until("strangers keep the provider busy", |state| state.hanging >= 32).await;
         if round == 0 {
             assert_eq!(scene.status("good").await, 202);
-            assert_eq!(scene.provider.with(|books| books.hanging), 32, "the provider is not asked without bound");
+            assert_eq!(scene.provider.with(|state| state.hanging), 32, "the provider is not asked without bound");
         }
         // What was known of the token has ended: it has to be asked about again.
         scene.clock.advance(Duration::from_secs(61));
-        scene.until("strangers keep the provider busy", |books| books.hanging >= 32).await;
+        scene.until("strangers keep the provider busy", |state| state.hanging >= 32).await;
         assert_eq!(scene.status("good").await, 202, "round {round}");
-        assert_eq!(scene.provider.with(|books| books.asked_about["good"]), round + 2);
+        assert_eq!(scene.provider.with(|state| state.asked_about["good"]), round + 2);
     }
     drop(strangers);
 }
@@ -488,17 +488,17 @@ async fn a_new_token_from_a_network_that_showed_a_good_one_does_not_wait_behind_
     let token = |number: usize| format!("good-{number}");
     for number in 0..6 {
         let says = json!({"active": true, "client_id": "market"});
-        scene.provider.with(|books| books.tokens.insert(token(number), says));
+        scene.provider.with(|state| state.tokens.insert(token(number), says));
     }
     assert_eq!(scene.status_from(&token(0), "2001:db8:1::1").await, 202);
-    scene.provider.with(|books| books.hangs_on_inventions = true);
+    scene.provider.with(|state| state.hangs_on_inventions = true);
     let strangers = Strangers::come(&scene, 120, |number| format!("2001:db8:{:x}::{number}", 100 + number % 60));
     for number in 1..6 {
-        scene.until("strangers keep the provider busy", |books| books.hanging >= 16).await;
+        scene.until("strangers keep the provider busy", |state| state.hanging >= 16).await;
         let address = format!("2001:db8:1::{number}");
         assert_eq!(scene.status_from(&token(number), &address).await, 202, "{address}");
         if number == 1 {
-            assert_eq!(scene.provider.with(|books| books.hanging), 16, "so many questions are strangers', and no more");
+            assert_eq!(scene.provider.with(|state| state.hanging), 16, "so many questions are strangers', and no more");
         }
         scene.clock.advance(Duration::from_mins(5));
     }
@@ -508,25 +508,25 @@ async fn a_new_token_from_a_network_that_showed_a_good_one_does_not_wait_behind_
 #[tokio::test]
 async fn one_network_of_strangers_takes_a_few_places_and_leaves_the_rest_to_others() {
     let scene = start_behind_a_proxy(INTROSPECTION).await;
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
-    scene.provider.with(|books| books.hangs_on_inventions = true);
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|state| state.hangs_on_inventions = true);
     let strangers = Strangers::come(&scene, 100, |number| format!("2001:db8:7::{number:x}"));
-    scene.until("strangers keep the provider busy", |books| books.hanging == 8).await;
+    scene.until("strangers keep the provider busy", |state| state.hanging == 8).await;
     assert_eq!(
         scene.status_from("good", "198.51.100.1").await,
         202,
         "who never came before is asked about all the same"
     );
-    assert_eq!(scene.provider.with(|books| books.hanging), 8);
+    assert_eq!(scene.provider.with(|state| state.hanging), 8);
     drop(strangers);
 }
 
 #[tokio::test]
 async fn a_token_stays_good_while_it_is_asked_about_again_and_never_longer_than_a_minute() {
     let scene = start(INTROSPECTION).await;
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
     assert_eq!(scene.status("good").await, 202);
-    scene.provider.with(|books| books.hangs = true);
+    scene.provider.with(|state| state.hangs = true);
     scene.clock.advance(Duration::from_secs(30));
     assert_eq!(scene.status("good").await, 202, "its callers do not wait for the provider");
     scene.until_asked_about("good", 2).await;
@@ -536,8 +536,8 @@ async fn a_token_stays_good_while_it_is_asked_about_again_and_never_longer_than_
     assert_eq!(scene.status("good").await, 202);
     scene.clock.advance(Duration::from_millis(1));
     assert_eq!(scene.status_in_the_end("good").await, 503, "nobody has vouched for it within a minute");
-    scene.provider.with(|books| books.hangs = false);
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": false})));
+    scene.provider.with(|state| state.hangs = false);
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": false})));
     scene.clock.advance(Duration::from_secs(20));
     scene.until_status("good", 401).await;
 }
@@ -545,9 +545,9 @@ async fn a_token_stays_good_while_it_is_asked_about_again_and_never_longer_than_
 #[tokio::test]
 async fn a_token_that_is_revoked_is_refused_as_soon_as_the_provider_says_so() {
     let scene = start(INTROSPECTION).await;
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
     assert_eq!(scene.status("good").await, 202);
-    scene.provider.with(|books| books.tokens.clear());
+    scene.provider.with(|state| state.tokens.clear());
     scene.clock.advance(Duration::from_secs(30));
     assert_eq!(scene.status("good").await, 202);
     // No further time passes.
@@ -558,23 +558,23 @@ async fn a_token_that_is_revoked_is_refused_as_soon_as_the_provider_says_so() {
 #[tokio::test]
 async fn an_answer_that_comes_too_late_for_its_caller_is_there_for_the_next() {
     let scene = start(INTROSPECTION).await;
-    scene.provider.with(|books| books.hangs = true);
+    scene.provider.with(|state| state.hangs = true);
     let asked = async {
-        scene.until("both are asked about", |books| books.hanging == 2).await;
+        scene.until("both are asked about", |state| state.hanging == 2).await;
         scene.clock.advance(Duration::from_secs(4));
     };
     let (one, other, ()) = tokio::join!(scene.status("one"), scene.status("other"), asked);
     assert_eq!((one, other), (503, 503));
-    assert_eq!(scene.provider.with(|books| books.hanging), 2, "they are asked about still");
-    scene.provider.with(|books| {
-        books.tokens.insert("one".into(), json!({"active": true, "client_id": "market"}));
-        books.hangs = false;
-        books.looked_at.send_replace(());
+    assert_eq!(scene.provider.with(|state| state.hanging), 2, "they are asked about still");
+    scene.provider.with(|state| {
+        state.tokens.insert("one".into(), json!({"active": true, "client_id": "market"}));
+        state.hangs = false;
+        state.looked_at.send_replace(());
     });
-    scene.until("both are answered", |books| books.hanging == 0).await;
+    scene.until("both are answered", |state| state.hanging == 0).await;
     assert_eq!(scene.status("one").await, 202);
     assert_eq!(scene.status("other").await, 401);
-    assert_eq!(scene.provider.with(|books| books.tokens_asked_about), 2, "once each");
+    assert_eq!(scene.provider.with(|state| state.tokens_asked_about), 2, "once each");
 }
 
 #[tokio::test]
@@ -625,22 +625,22 @@ async fn keys_that_come_too_late_for_their_caller_are_there_for_the_next() {
     assert_eq!(scene.status(&scene.token(&known)).await, 202);
     scene.clock.advance(Duration::from_secs(2));
     scene.provider.publish(&[&known, &new]);
-    scene.provider.with(|books| books.withholds_keys = true);
-    let fetched = || scene.provider.with(|books| books.keys_fetched);
+    scene.provider.with(|state| state.withholds_keys = true);
+    let fetched = || scene.provider.with(|state| state.keys_fetched);
     let before = fetched();
     let token = scene.token(&new);
     let asked = async {
-        scene.until("keys are asked for", |books| books.hanging == 1).await;
+        scene.until("keys are asked for", |state| state.hanging == 1).await;
         scene.clock.advance(Duration::from_secs(4));
     };
     let (status, ()) = tokio::join!(scene.status(&token), asked);
     assert_eq!(status, 503);
-    assert_eq!(scene.provider.with(|books| books.hanging), 1, "they are asked for still");
-    scene.provider.with(|books| {
-        books.withholds_keys = false;
-        books.looked_at.send_replace(());
+    assert_eq!(scene.provider.with(|state| state.hanging), 1, "they are asked for still");
+    scene.provider.with(|state| {
+        state.withholds_keys = false;
+        state.looked_at.send_replace(());
     });
-    scene.until("keys are given out", |books| books.hanging == 0).await;
+    scene.until("keys are given out", |state| state.hanging == 0).await;
     assert_eq!(scene.status(&token).await, 202);
     assert_eq!(fetched(), before + 1, "once for both");
 }
@@ -651,12 +651,12 @@ async fn a_key_fetch_that_nobody_waits_for_any_more_still_counts_as_one() {
     let scene = start_with(JWT, |provider| provider.publish(&[&known])).await;
     assert_eq!(scene.status(&scene.token(&known)).await, 202);
     scene.clock.advance(Duration::from_secs(2));
-    scene.provider.with(|books| books.withholds_keys = true);
-    let before = scene.provider.with(|books| books.keys_fetched);
+    scene.provider.with(|state| state.withholds_keys = true);
+    let before = scene.provider.with(|state| state.keys_fetched);
     let token = scene.token(&invented);
     for _ in 0..5 {
         let asked = async {
-            scene.until("keys are asked for", |books| books.hanging >= 1).await;
+            scene.until("keys are asked for", |state| state.hanging >= 1).await;
             let_time_pass(&scene.clock).await;
         };
         tokio::select! {
@@ -664,32 +664,32 @@ async fn a_key_fetch_that_nobody_waits_for_any_more_still_counts_as_one() {
             () = asked => unreachable!("time passes for ever"),
         }
     }
-    assert_eq!(scene.provider.with(|books| books.keys_fetched), before + 1, "the provider is not asked anew for each");
+    assert_eq!(scene.provider.with(|state| state.keys_fetched), before + 1, "the provider is not asked anew for each");
 }
 
 #[tokio::test]
 async fn any_number_of_callers_with_one_new_token_ask_about_it_once() {
     let scene = start(INTROSPECTION).await;
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
     let all = (0..50).map(|_| scene.show("good")).collect();
     let answers = join(all).await;
     assert!(answers.iter().all(|answer| answer.status().is_success()));
-    assert_eq!(scene.provider.with(|books| books.tokens_asked_about), 1);
+    assert_eq!(scene.provider.with(|state| state.tokens_asked_about), 1);
 }
 
 #[tokio::test]
 async fn a_provider_that_cannot_be_asked_about_a_token_is_503() {
     let scene = start(INTROSPECTION).await;
-    scene.provider.with(|books| books.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
+    scene.provider.with(|state| state.tokens.insert("good".into(), json!({"active": true, "client_id": "market"})));
     for status in [500, 401, 404, 204] {
-        scene.provider.with(|books| books.out_of_service = Some(status));
+        scene.provider.with(|state| state.out_of_service = Some(status));
         let answer = scene.show("good").await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "it answers {status}");
         assert_eq!(body_of(answer).await["errorCode"], "TRANSPORT_ERROR");
     }
-    scene.provider.with(|books| books.out_of_service = None);
+    scene.provider.with(|state| state.out_of_service = None);
     assert_eq!(scene.status("good").await, 202, "what could not be told is not remembered");
-    scene.provider.with(|books| books.out_of_service = Some(500));
+    scene.provider.with(|state| state.out_of_service = Some(500));
     assert_eq!(scene.status("good").await, 202, "what was told is");
     scene.clock.advance(Duration::from_mins(1));
     assert_eq!(scene.status("good").await, 503, "for a minute");
@@ -733,7 +733,7 @@ async fn answers_about_tokens_that_are_nearly_right_are_answers() {
     .enumerate()
     {
         let token = number.to_string();
-        scene.provider.with(|books| books.tokens.insert(token.clone(), says.clone()));
+        scene.provider.with(|state| state.tokens.insert(token.clone(), says.clone()));
         assert_eq!(scene.status(&token).await, status, "{says}");
     }
 }
@@ -765,14 +765,14 @@ async fn answers_about_tokens_are_read_whatever_their_charset_and_the_characters
     {
         let token = number.to_string();
         let shown = String::from_utf8_lossy(&says).into_owned();
-        scene.provider.with(|books| books.raw_tokens.insert(token.clone(), (content_type, says)));
+        scene.provider.with(|state| state.raw_tokens.insert(token.clone(), (content_type, says)));
         assert_eq!(scene.status(&token).await, status, "{shown}");
     }
     // What the provider says of a token that is none is remembered whatever else it says.
     let inactive = br#"{"active": false, "exp": ""}"#.to_vec();
-    scene.provider.with(|books| books.raw_tokens.insert("none".into(), ("application/json", inactive)));
+    scene.provider.with(|state| state.raw_tokens.insert("none".into(), ("application/json", inactive)));
     assert_eq!((scene.status("none").await, scene.status("none").await), (401, 401));
-    assert_eq!(scene.provider.with(|books| books.asked_about["none"]), 1);
+    assert_eq!(scene.provider.with(|state| state.asked_about["none"]), 1);
 }
 
 #[tokio::test]
@@ -782,16 +782,16 @@ async fn an_identity_provider_that_compares_our_secret_raw_is_asked_with_it_raw(
         let scene = start(&with).await;
         // "doorbell:s3cret&"
         let raw = "Basic ZG9vcmJlbGw6czNjcmV0Jg==";
-        scene.provider.with(|books| {
-            books.wants = Some((raw.to_owned(), refusal));
+        scene.provider.with(|state| {
+            state.wants = Some((raw.to_owned(), refusal));
             for token in ["one", "two"] {
-                books.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
+                state.tokens.insert(token.into(), json!({"active": true, "client_id": "market"}));
             }
         });
         for token in ["one", "two"] {
             assert_eq!(scene.status(token).await, 202, "refused with {refusal}");
         }
-        let others = scene.provider.with(|books| books.authorization.iter().filter(|shown| *shown != raw).count());
+        let others = scene.provider.with(|state| state.authorization.iter().filter(|shown| *shown != raw).count());
         assert_eq!(others, 1);
     }
 }

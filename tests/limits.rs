@@ -1,7 +1,7 @@
 //! How much strangers may send, hold open and ask for: each limit has an answer and a count.
 
 use doorbell::handler::Accept;
-use doorbell::receive::Excess;
+use doorbell::receive::LimitExceeded;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,28 +40,32 @@ async fn a_request_that_is_too_large_is_told_what_is_too_large() {
         long.len()
     );
     let cases = [
-        (Excess::Url, 414, format!("GET /notifications?eventUrl={long} HTTP/1.1\r\nHost: x\r\n\r\n")),
-        (Excess::Url, 414, format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")),
-        (Excess::Headers, 431, format!("GET /notifications HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n")),
-        (Excess::Headers, 431, {
+        (LimitExceeded::Url, 414, format!("GET /notifications?eventUrl={long} HTTP/1.1\r\nHost: x\r\n\r\n")),
+        (LimitExceeded::Url, 414, format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")),
+        (LimitExceeded::Headers, 431, format!("GET /notifications HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n")),
+        (LimitExceeded::Headers, 431, {
             let many = "X-Many: a value of some length\r\n".repeat(60);
             format!("GET /notifications HTTP/1.1\r\nHost: x\r\n{many}\r\n")
         }),
         (
-            Excess::Body,
+            LimitExceeded::Body,
             413,
             format!("POST /oauth2/token HTTP/1.1\r\nHost: x\r\n{form}Content-Length: 2000\r\n\r\n{long}"),
         ),
         (
-            Excess::Body,
+            LimitExceeded::Body,
             413,
             format!("POST /oauth2/token HTTP/1.1\r\nHost: x\r\n{form}Content-Length: 99999999999\r\n\r\n"),
         ),
-        (Excess::Body, 413, format!("GET /notifications HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{long}")),
-        (Excess::Body, 413, chunked.replace("\r\n\r\n7d0", "\r\nConnection: close\r\n\r\n7d0")),
+        (
+            LimitExceeded::Body,
+            413,
+            format!("GET /notifications HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{long}"),
+        ),
+        (LimitExceeded::Body, 413, chunked.replace("\r\n\r\n7d0", "\r\nConnection: close\r\n\r\n7d0")),
         // Little body, and much around it.
         (
-            Excess::Body,
+            LimitExceeded::Body,
             413,
             format!(
                 "POST /oauth2/token HTTP/1.1\r\nHost: x\r\n{form}Transfer-Encoding: chunked\r\n\r\n{}",
@@ -69,7 +73,7 @@ async fn a_request_that_is_too_large_is_told_what_is_too_large() {
             ),
         ),
         (
-            Excess::Slow,
+            LimitExceeded::Slow,
             408,
             format!(
                 "POST /oauth2/token HTTP/1.1\r\nHost: x\r\n{form}Content-Length: 10\r\nConnection: close\r\n\r\nhalf"
@@ -85,7 +89,7 @@ async fn a_request_that_is_too_large_is_told_what_is_too_large() {
         assert!(result["message"].as_str().is_some_and(|message| !message.is_empty()));
         let count = expected.entry(excess.name()).or_insert(0);
         *count += 1;
-        assert_eq!(receiver.app.refusals().count(excess), *count, "{request:.60}");
+        assert_eq!(receiver.app.limit_counters().count(excess), *count, "{request:.60}");
     }
     let (status, ..) =
         exchange(&receiver.public, b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
@@ -98,7 +102,7 @@ async fn a_head_that_does_not_arrive_is_answered_408_and_counted() {
     let mut connection = connect(&receiver.public).await;
     connection.write_all(b"GET /notifications HTTP/1.1\r\nHost: ").await.expect("sent");
     assert_eq!(answer(&mut connection).await.0, 408);
-    while receiver.app.refusals().count(Excess::Slow) == 0 {
+    while receiver.app.limit_counters().count(LimitExceeded::Slow) == 0 {
         tokio::task::yield_now().await;
     }
 }
@@ -111,7 +115,10 @@ async fn a_head_beyond_all_measure_is_answered_too() {
     let headers = "X-Many: a\r\n".repeat(200);
     let (status, _, body) = exchange(&receiver.public, format!("GET / HTTP/1.1\r\n{headers}\r\n").as_bytes()).await;
     assert!(status == 431 && body.contains("headers"), "{status} {body}");
-    assert_eq!((receiver.app.refusals().count(Excess::Headers), receiver.app.refusals().malformed()), (2, 0));
+    assert_eq!(
+        (receiver.app.limit_counters().count(LimitExceeded::Headers), receiver.app.limit_counters().malformed()),
+        (2, 0)
+    );
 }
 
 #[tokio::test]
@@ -131,17 +138,17 @@ async fn requests_beyond_the_limit_are_503_and_health_is_told_all_the_same() {
         .replace("[admin]", "[server.limits]\nmax_requests_in_flight = 1\n[admin]")
         .replace("name = \"default\"", "name = \"default\"\nanswer = \"sync\"");
     let receiver = Receiver::start(&text, Accept).await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
     let token = receiver.token().await;
     let (client, public) = (&receiver.client, &receiver.public);
     let (event, other) = (marketplace.order("1"), marketplace.order("2"));
     let waits = notify(client, public, &token, "/create", &event);
     let meanwhile = async {
-        marketplace.until("the event is being read", |books| books.arrived.get("read") == Some(&1)).await;
+        marketplace.until("the event is being read", |state| state.arrived.get("read") == Some(&1)).await;
         let refused = notify(client, public, &token, "/create", &other).await;
         assert_eq!(refused.status().as_u16(), 503);
         assert!(refused.headers().contains_key("retry-after"));
-        assert_eq!(receiver.app.refusals().count(Excess::RequestsInFlight), 1);
+        assert_eq!(receiver.app.limit_counters().count(LimitExceeded::RequestsInFlight), 1);
         let health = client.get(format!("{public}/health/ready")).send().await.expect("answers");
         assert_eq!(health.status().as_u16(), 200);
     };

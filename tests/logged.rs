@@ -110,10 +110,10 @@ async fn a_day(level: &str, format: &str) -> (String, Vec<(String, Vec<u8>)>) {
         };
         let broken = marketplace.raw_event(&format!("{round}-broken"), format!("{{\"type\": {PERSON}").as_bytes());
         // The marketplace fails once in each way.
-        marketplace.with(|books| {
-            books.token_twists.push_back(Twist::Answer(401));
-            books.read_twists.extend([Twist::Answer(401), Twist::Answer(500), Twist::Truncated]);
-            books.result_twists.extend([Twist::Answer(500), Twist::Truncated]);
+        marketplace.with(|state| {
+            state.token_twists.push_back(Twist::Answer(401));
+            state.read_twists.extend([Twist::Answer(401), Twist::Answer(500), Twist::Truncated]);
+            state.result_twists.extend([Twist::Answer(500), Twist::Truncated]);
         });
         for id in ["a", "b"] {
             assert_eq!(notify(&client, &process.public, &issued, "/create", &order(id)).await.status(), 202);
@@ -122,7 +122,7 @@ async fn a_day(level: &str, format: &str) -> (String, Vec<(String, Vec<u8>)>) {
             marketplace.until_settled(&format!("{round}-{id}")).await;
         }
         notify(&client, &process.public, &issued, "/create", &broken).await;
-        marketplace.until("it was read", |books| books.events[&format!("{round}-broken")].reads > 0).await;
+        marketplace.until("it was read", |state| state.events[&format!("{round}-broken")].reads > 0).await;
 
         // What strangers try, and what the operator does.
         let stray = format!("{}/notifications/create?access_token={STRAY}&eventUrl=x", process.public);
@@ -148,7 +148,7 @@ async fn a_day(level: &str, format: &str) -> (String, Vec<(String, Vec<u8>)>) {
         log.extend(lines);
         secrets.extend(signing_keys(&data).await);
     }
-    for token in marketplace.with(|books| books.valid_tokens.clone()) {
+    for token in marketplace.with(|state| state.valid_tokens.clone()) {
         secrets.push(("an inbound token".to_owned(), format!("Bearer {token}").into_bytes()));
     }
     for secret in ["outbound-secret", "inbound-secret", ADMIN, GUESS, STRAY, PERSON] {

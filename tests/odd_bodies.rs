@@ -1,4 +1,4 @@
-//! Odd bodies through the door: each is served by the marketplace, understood, handled and kept as it came.
+//! Odd bodies through the public listener: each is served by the marketplace, understood, handled and kept as it came.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -420,14 +420,14 @@ async fn a_status_counts_whatever_is_wrong_with_what_comes_along() {
     let marketplace = Marketplace::start().await;
     let receiver = Receiver::start(&configuration(&marketplace.base_url, "memory:"), Accept).await;
     // A token that is refused is replaced at once, and an error is told by its status.
-    marketplace.with(|books| books.read_twists.extend([Twist::Mislabel(401), Twist::Mislabel(503)]));
+    marketplace.with(|state| state.read_twists.extend([Twist::Mislabel(401), Twist::Mislabel(503)]));
     // Taken is taken: it is not told again.
-    marketplace.with(|books| books.result_twists.push_back(Twist::TakeAndMislabel(200)));
+    marketplace.with(|state| state.result_twists.push_back(Twist::TakeAndMislabel(200)));
     receiver.notify("/create", &marketplace.order("1")).await;
     let event = until(&receiver, "1", |event| event["state"] == "done").await;
     assert!(!event.to_string().contains("Content-Encoding"), "{event}");
-    marketplace.with(|books| {
-        assert_eq!((books.arrived["token"], books.arrived["read"], books.arrived["result"]), (2, 3, 1), "{books:?}");
+    marketplace.with(|state| {
+        assert_eq!((state.arrived["token"], state.arrived["read"], state.arrived["result"]), (2, 3, 1), "{state:?}");
     });
 }
 

@@ -73,11 +73,11 @@ async fn the_url_for_all_types_waits_two_seconds_and_no_longer() {
     let configuration = configuration(&marketplace.base_url, "memory:");
     let receiver = Receiver::start_with(&configuration, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
     let bearer = receiver.token().await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
     let url = marketplace.event("1", &json!({"type": "SUBSCRIPTION_NOTICE"}));
     let (client, public) = (receiver.client.clone(), receiver.public.clone());
     let answer = tokio::spawn(async move { notify(&client, &public, &bearer, "", &url).await });
-    marketplace.until("it is being read", |books| books.events["1"].reads == 1).await;
+    marketplace.until("it is being read", |state| state.events["1"].reads == 1).await;
     assert!(!answer.is_finished());
     clock.advance(Duration::from_secs(2));
     assert_eq!(answer.await.expect("answered").status(), StatusCode::ACCEPTED);
@@ -161,7 +161,7 @@ async fn bad_input_is_answered_with_the_fault_and_nothing_is_recorded() {
         }
     }
     assert!(receiver.events().await.is_empty());
-    assert!(marketplace.with(|books| books.arrived.is_empty()), "nobody was called");
+    assert!(marketplace.with(|state| state.arrived.is_empty()), "nobody was called");
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn a_duplicate_of_a_finished_event_is_answered_with_its_result() {
 #[tokio::test]
 async fn a_duplicate_of_an_unfinished_event_is_answered_202() {
     let (marketplace, receiver) = start().await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::Hang));
+    marketplace.with(|state| state.read_twists.push_back(Twist::Hang));
     let url = marketplace.order("1");
     for _ in 0..2 {
         assert_eq!(receiver.notify("/create", &url).await.status(), StatusCode::ACCEPTED);

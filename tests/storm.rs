@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use doorbell::clock::{Clock, SystemClock, Timestamp};
 use doorbell::event::{
-    AccountStatus, BaseUrl, Change, EventId, EventRecord, EventResult, EventType, EventUrl, Facts, Notification,
+    AccountStatus, BaseUrl, Change, EventId, EventRecord, EventResult, EventType, EventUrl, ExtractedFields,
+    Notification,
 };
 use doorbell::store::export::Line;
 use doorbell::store::sled::SledStore;
@@ -146,8 +147,8 @@ async fn whatever_moments_it_is_killed_at_every_acknowledged_event_is_done_exact
     let mut notified = 0;
     for round in 1..=rounds() {
         // Whose result was taken before this start must not run again.
-        let taken: HashSet<String> = storm.marketplace.with(|books| {
-            books.events.iter().filter(|(_, event)| !event.taken.is_empty()).map(|(id, _)| id.clone()).collect()
+        let taken: HashSet<String> = storm.marketplace.with(|state| {
+            state.events.iter().filter(|(_, event)| !event.taken.is_empty()).map(|(id, _)| id.clone()).collect()
         });
         let process = storm.serve(round).await;
         let stored = storm.stored(&process).await;
@@ -267,13 +268,13 @@ fn cancelled(number: u64) -> EventRecord {
     let url = EventUrl::parse(&format!("{base}/events/{number}"), [&base]).expect("an event URL");
     let at = Timestamp::from_millis(1_700_000_000_000);
     let mut record = EventRecord::new(&Notification::new("default".into(), url, None, String::new()), at);
-    let facts = Facts {
+    let fields = ExtractedFields {
         kind: EventType::SubscriptionCancel,
         flag: None,
         account: Some(format!("account-{number}")),
         status_on_success: Some(AccountStatus::Cancelled),
     };
-    for change in [Change::Fetched(facts, None), Change::Handled(EventResult::success("bye")), Change::Done(None)] {
+    for change in [Change::Fetched(fields, None), Change::Handled(EventResult::success("bye")), Change::Done(None)] {
         record.apply(change, at).expect("legal");
     }
     record

@@ -145,7 +145,7 @@ async fn what_a_marketplace_wrote_is_a_part_of_a_log_line_and_never_one_of_its_o
         ] {
             notify(&client, &process.public, &token, "/create", &url).await;
             if id == "broken" {
-                marketplace.until("it was read", |books| books.events["broken"].reads > 0).await;
+                marketplace.until("it was read", |state| state.events["broken"].reads > 0).await;
             } else {
                 marketplace.until_settled(id).await;
             }

@@ -67,10 +67,10 @@ fn client(configuration: &str, clock: Arc<dyn Clock>) -> MarketplaceClient {
 #[tokio::test]
 async fn a_token_endpoint_that_hangs_fails_every_event_within_the_first_minute_and_says_so() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.token_rule = Some(Twist::Hang));
+    marketplace.with(|state| state.token_rule = Some(Twist::Hang));
     let (receiver, clock) = start(&patient(&marketplace)).await;
     notify_of(&receiver, &marketplace, 0..60).await;
-    marketplace.until("a token is asked for", |books| books.token_requests == 1).await;
+    marketplace.until("a token is asked for", |state| state.token_requests == 1).await;
     // As long as one request may take.
     clock.advance(Duration::from_secs(15));
     until_all(&receiver, "each has failed", |event| {
@@ -78,21 +78,21 @@ async fn a_token_endpoint_that_hangs_fails_every_event_within_the_first_minute_a
         event["attempts"] == 1 && reason.contains("the token endpoint did not answer within 15s")
     })
     .await;
-    assert_eq!(marketplace.with(|books| books.token_requests), 1, "one request was made for all of them");
+    assert_eq!(marketplace.with(|state| state.token_requests), 1, "one request was made for all of them");
 
-    marketplace.with(|books| books.token_rule = None);
+    marketplace.with(|state| state.token_rule = None);
     tokio::select! {
         () = let_time_pass(&clock) => {}
         () = until_all(&receiver, "each is done", |event| event["state"] == "done") => {}
     }
     assert!(events(&receiver).await.iter().all(|event| event["attempts"].as_u64() < Some(3)), "it was back at once");
-    assert_eq!(marketplace.with(|books| books.token_requests), 2);
+    assert_eq!(marketplace.with(|state| state.token_requests), 2);
 }
 
 #[tokio::test]
 async fn a_token_endpoint_that_keeps_hanging_is_waited_for_briefly_once_it_has_failed() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.token_rule = Some(Twist::Hang));
+    marketplace.with(|state| state.token_rule = Some(Twist::Hang));
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
     let client = Arc::new(client(&patient(&marketplace), clock.clone()));
     for (requests, wait) in [(1, 15), (2, 5)] {
@@ -100,14 +100,14 @@ async fn a_token_endpoint_that_keeps_hanging_is_waited_for_briefly_once_it_has_f
             let client = Arc::clone(&client);
             async move { client.check().await }
         });
-        marketplace.until("it is asked", |books| books.token_requests == requests).await;
+        marketplace.until("it is asked", |state| state.token_requests == requests).await;
         clock.advance(Duration::from_secs(wait));
         let answer = tokio::time::timeout(PATIENCE, asking).await.expect("an answer in time").expect("no panic");
         assert!(answer.expect_err("no token").to_string().contains("did not answer within 15s"));
         // The cool-down ends, or the second request goes on.
         clock.advance(Duration::from_secs(5));
     }
-    marketplace.with(|books| books.token_rule = None);
+    marketplace.with(|state| state.token_rule = None);
     clock.advance(Duration::from_mins(1));
     tokio::select! {
         () = let_time_pass(&clock) => {}
@@ -119,18 +119,18 @@ async fn a_token_endpoint_that_keeps_hanging_is_waited_for_briefly_once_it_has_f
 async fn a_caller_that_goes_away_takes_the_token_from_nobody() {
     let marketplace = Marketplace::start().await;
     let gate = Arc::new(Semaphore::new(0));
-    marketplace.with(|books| books.token_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    marketplace.with(|state| state.token_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
     let client = Arc::new(client(&patient(&marketplace), Arc::new(SystemClock)));
     let gone = tokio::spawn({
         let client = Arc::clone(&client);
         async move { client.check().await }
     });
-    marketplace.until("it has asked", |books| books.token_requests == 1).await;
+    marketplace.until("it has asked", |state| state.token_requests == 1).await;
     gone.abort();
     assert!(gone.await.expect_err("gone").is_cancelled());
     let (first, second, ()) = tokio::join!(client.check(), client.check(), async { gate.add_permits(1) });
     assert_eq!((first.expect("a token"), second.expect("a token")), (CredentialForm::Encoded, CredentialForm::Encoded));
-    assert_eq!(marketplace.with(|books| books.token_requests), 1, "the request outlived the one who made it");
+    assert_eq!(marketplace.with(|state| state.token_requests), 1, "the request outlived the one who made it");
 }
 
 #[tokio::test]
@@ -139,13 +139,13 @@ async fn a_renewal_that_hangs_costs_nothing_while_the_old_token_is_good() {
     let (receiver, clock) = start(&patient(&marketplace)).await;
     notify_of(&receiver, &marketplace, 0..1).await;
     marketplace.until_settled("0").await;
-    marketplace.with(|books| books.token_rule = Some(Twist::Hang));
+    marketplace.with(|state| state.token_rule = Some(Twist::Hang));
     clock.advance(Duration::from_secs(43_199 - 60));
     notify_of(&receiver, &marketplace, 1..4).await;
     for id in ["1", "2", "3"] {
         marketplace.until_settled(id).await;
     }
-    assert_eq!(marketplace.with(|books| books.token_requests), 2, "one renewal is on its way");
+    assert_eq!(marketplace.with(|state| state.token_requests), 2, "one renewal is on its way");
     clock.advance(Duration::from_mins(1));
     notify_of(&receiver, &marketplace, 4..5).await;
     until_all(&receiver, "the one without a token has failed", |event| {
@@ -157,7 +157,7 @@ async fn a_renewal_that_hangs_costs_nothing_while_the_old_token_is_good() {
 #[tokio::test]
 async fn a_client_that_is_refused_is_not_tried_by_every_event() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.credentials = Some("Basic of somebody else".to_owned()));
+    marketplace.with(|state| state.credentials = Some("Basic of somebody else".to_owned()));
     let (receiver, clock) = start(&patient(&marketplace)).await;
     notify_of(&receiver, &marketplace, 0..60).await;
     for _ in 0..60 {
@@ -167,14 +167,14 @@ async fn a_client_that_is_refused_is_not_tried_by_every_event() {
         .await;
         clock.advance(Duration::from_secs(1));
     }
-    let requests = marketplace.with(|books| books.token_requests);
+    let requests = marketplace.with(|state| state.token_requests);
     assert!((2..=15).contains(&requests), "{requests} requests in a minute");
 }
 
 #[tokio::test]
 async fn a_token_endpoint_that_asks_for_patience_is_given_it_and_asked_again_for_later_events() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.token_twists.push_back(Twist::RetryAfter(429, "600".into())));
+    marketplace.with(|state| state.token_twists.push_back(Twist::RetryAfter(429, "600".into())));
     let (receiver, clock) = start(&patient(&marketplace)).await;
     notify_of(&receiver, &marketplace, 0..2).await;
     until_all(&receiver, "both have failed", |event| event["attempts"] == 1).await;
@@ -183,7 +183,7 @@ async fn a_token_endpoint_that_asks_for_patience_is_given_it_and_asked_again_for
     clock.advance(Duration::from_secs(30));
     notify_of(&receiver, &marketplace, 2..3).await;
     until_all(&receiver, "the later one has failed", |event| event["attempts"] == 1).await;
-    assert_eq!(marketplace.with(|books| books.token_requests), 1, "the endpoint is left alone");
+    assert_eq!(marketplace.with(|state| state.token_requests), 1, "the endpoint is left alone");
     clock.advance(Duration::from_secs(30));
     notify_of(&receiver, &marketplace, 3..4).await;
     marketplace.until_settled("3").await;
@@ -200,11 +200,11 @@ async fn the_wall_clock_neither_ends_a_token_nor_keeps_it() {
     let day = Duration::from_hours(24);
     clock.set(clock.now().plus(day));
     client.check().await.expect("a token");
-    assert_eq!(marketplace.with(|books| books.token_requests), 1, "a day forward");
+    assert_eq!(marketplace.with(|state| state.token_requests), 1, "a day forward");
     clock.set(doorbell::clock::Timestamp::from_millis(0));
     clock.advance(Duration::from_secs(43_199));
     client.check().await.expect("a token");
-    assert_eq!(marketplace.with(|books| books.token_requests), 2, "its end came, whatever the date");
+    assert_eq!(marketplace.with(|state| state.token_requests), 2, "its end came, whatever the date");
 }
 
 #[tokio::test]
@@ -249,11 +249,11 @@ async fn token_answers_that_are_nearly_right_are_tokens() {
     for (status, headers, body) in answers {
         let shown = String::from_utf8_lossy(&body).into_owned();
         let marketplace = Marketplace::start().await;
-        marketplace.with(|books| books.token_twists.push_back(Twist::Say(status, headers, body)));
+        marketplace.with(|state| state.token_twists.push_back(Twist::Say(status, headers, body)));
         let receiver = Receiver::start(&patient(&marketplace), Accept).await;
         receiver.notify("/create", &marketplace.order("1")).await;
         let event = receiver.until_state("done").await;
-        assert_eq!((&event["attempts"], marketplace.with(|books| books.token_requests)), (&json!(1), 1), "{shown}");
+        assert_eq!((&event["attempts"], marketplace.with(|state| state.token_requests)), (&json!(1), 1), "{shown}");
     }
 }
 
@@ -282,7 +282,7 @@ async fn token_answers_that_are_none_are_called_by_their_name_and_not_repeated()
     ] {
         let marketplace = Marketplace::start().await;
         let twist = Twist::Say(status, vec![header], body.as_bytes().to_vec());
-        marketplace.with(|books| books.token_rule = Some(twist));
+        marketplace.with(|state| state.token_rule = Some(twist));
         let client = client(&patient(&marketplace), Arc::new(SystemClock));
         let error = client.check().await.expect_err("no token");
         let (shown, details) = (error.to_string(), format!("{error:?}"));
@@ -290,7 +290,7 @@ async fn token_answers_that_are_none_are_called_by_their_name_and_not_repeated()
         for secret in ["s3cr", "inbound-secret"] {
             assert!(!shown.contains(secret) && !details.contains(secret), "{body}: {details}");
         }
-        assert_eq!(marketplace.with(|books| books.token_requests), 1, "{body}");
+        assert_eq!(marketplace.with(|state| state.token_requests), 1, "{body}");
     }
 }
 
@@ -298,7 +298,7 @@ async fn token_answers_that_are_none_are_called_by_their_name_and_not_repeated()
 async fn a_token_that_is_longer_than_a_header_may_be_is_refused_by_name() {
     let marketplace = Marketplace::start().await;
     let body = json!({"access_token": "t".repeat(100_000)}).to_string().into_bytes();
-    marketplace.with(|books| books.token_rule = Some(Twist::Say(200, vec![JSON], body)));
+    marketplace.with(|state| state.token_rule = Some(Twist::Say(200, vec![JSON], body)));
     let client = client(&patient(&marketplace), Arc::new(SystemClock));
     let error = client.check().await.expect_err("no token").to_string();
     assert!(error.contains("too long to be sent in a header"), "{error}");
@@ -317,16 +317,16 @@ async fn a_secret_with_reserved_characters_is_good_encoded_and_raw() {
     let raw = basic("vendor", secret);
     for (accepted, requests, form) in [(&encoded, 1, CredentialForm::Encoded), (&raw, 2, CredentialForm::Raw)] {
         let marketplace = Marketplace::start().await;
-        marketplace.with(|books| books.credentials = Some(accepted.clone()));
+        marketplace.with(|state| state.credentials = Some(accepted.clone()));
         let configuration = patient(&marketplace).replace("inbound-secret", secret);
         let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
         let client = client(&configuration, clock.clone());
         assert_eq!(client.check().await.expect("a token"), form);
-        let shown = marketplace.with(|books| books.shown_credentials.clone());
+        let shown = marketplace.with(|state| state.shown_credentials.clone());
         assert_eq!(shown, [&encoded, &raw].map(Clone::clone)[..requests], "encoded first");
         clock.advance(Duration::from_hours(24));
         assert_eq!(client.check().await.expect("a token"), form);
-        assert_eq!(marketplace.with(|books| books.token_requests), requests + 1, "what worked is remembered");
+        assert_eq!(marketplace.with(|state| state.token_requests), requests + 1, "what worked is remembered");
     }
 }
 
@@ -348,27 +348,27 @@ async fn a_raw_secret_is_found_out_whatever_the_refusal_looks_like_and_while_eve
         Twist::Say(400, vec![("Content-Type", FORM)], b"error=invalid_client".to_vec()),
     ] {
         let marketplace = Marketplace::start().await;
-        marketplace.with(|books| {
-            books.credentials = Some(basic("vendor", "a/b"));
-            books.token_twists.push_back(refusal.clone());
+        marketplace.with(|state| {
+            state.credentials = Some(basic("vendor", "a/b"));
+            state.token_twists.push_back(refusal.clone());
         });
         let receiver = Receiver::start(&patient(&marketplace).replace("inbound-secret", "a/b"), Accept).await;
         receiver.notify("/create", &marketplace.order("1")).await;
         let event = receiver.until_state("done").await;
-        assert_eq!((&event["attempts"], marketplace.with(|books| books.token_requests)), (&json!(1), 2), "{refusal:?}");
+        assert_eq!((&event["attempts"], marketplace.with(|state| state.token_requests)), (&json!(1), 2), "{refusal:?}");
     }
 }
 
 #[tokio::test]
 async fn a_secret_that_is_refused_in_both_forms_is_tried_once_in_each() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.credentials = Some("nobody's".to_owned()));
+    marketplace.with(|state| state.credentials = Some("nobody's".to_owned()));
     let configuration = patient(&marketplace).replace("inbound-secret", "a/b");
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
     let client = client(&configuration, clock.clone());
     for requests in [2, 4, 4] {
         client.check().await.expect_err("no token");
-        assert_eq!(marketplace.with(|books| books.token_requests), requests, "after two failures it is left alone");
+        assert_eq!(marketplace.with(|state| state.token_requests), requests, "after two failures it is left alone");
     }
 }
 
@@ -376,35 +376,35 @@ async fn a_secret_that_is_refused_in_both_forms_is_tried_once_in_each() {
 async fn a_refusal_that_may_mean_anything_is_not_put_down_to_a_secret_that_has_worked_nor_to_both_forms() {
     let refusal = || Twist::Say(400, vec![JSON], br#"{"error": "invalid_scope"}"#.to_vec());
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.credentials = Some(basic("vendor", "a%2Fb")));
+    marketplace.with(|state| state.credentials = Some(basic("vendor", "a%2Fb")));
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
     let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), clock.clone());
     // The first form is refused for its scope, and the second for itself: what is wrong is the scope.
-    marketplace.with(|books| books.token_twists.push_back(refusal()));
+    marketplace.with(|state| state.token_twists.push_back(refusal()));
     let error = client.check().await.expect_err("no token").to_string();
     assert!(error.contains("invalid_scope"), "{error}");
     assert_eq!(client.check().await.expect("a token"), CredentialForm::Encoded);
-    assert_eq!(marketplace.with(|books| books.token_requests), 3);
+    assert_eq!(marketplace.with(|state| state.token_requests), 3);
     clock.advance(Duration::from_hours(24));
-    marketplace.with(|books| books.token_twists.push_back(refusal()));
+    marketplace.with(|state| state.token_twists.push_back(refusal()));
     client.check().await.expect_err("no token");
-    assert_eq!(marketplace.with(|books| books.token_requests), 4, "it has worked before");
+    assert_eq!(marketplace.with(|state| state.token_requests), 4, "it has worked before");
 }
 
 #[tokio::test]
 async fn the_form_that_gets_further_is_the_one_to_go_on_with() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| {
-        books.credentials = Some(basic("vendor", "a/b"));
+    marketplace.with(|state| {
+        state.credentials = Some(basic("vendor", "a/b"));
         let out_of_scope = Twist::Say(400, vec![JSON], br#"{"error": "invalid_scope"}"#.to_vec());
-        books.token_twists.extend([Twist::Answer(401), out_of_scope]);
+        state.token_twists.extend([Twist::Answer(401), out_of_scope]);
     });
     let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
     let client = client(&patient(&marketplace).replace("inbound-secret", "a/b"), clock);
     let error = client.check().await.expect_err("no token").to_string();
     assert!(error.contains("invalid_scope"), "{error}");
     assert_eq!(client.check().await.expect("a token"), CredentialForm::Raw);
-    assert_eq!(marketplace.with(|books| books.token_requests), 3, "the other is not tried again");
+    assert_eq!(marketplace.with(|state| state.token_requests), 3, "the other is not tried again");
 }
 
 #[tokio::test]
@@ -414,13 +414,13 @@ async fn an_empty_scope_is_not_sent() {
     let configuration = patient(&marketplace).replace("client_id = \"vendor\"", "client_id = \"vendor\"\nscope = \"\"");
     let error = client(&configuration, Arc::new(SystemClock)).check().await.expect_err("no token").to_string();
     assert!(error.contains("invalid_client"), "{error}");
-    assert_eq!(marketplace.with(|books| books.token_forms.clone()), ["grant_type=client_credentials"]);
+    assert_eq!(marketplace.with(|state| state.token_forms.clone()), ["grant_type=client_credentials"]);
 }
 
 #[tokio::test]
 async fn check_tells_that_a_secret_is_only_taken_as_it_is() {
     let marketplace = Marketplace::start().await;
-    marketplace.with(|books| books.credentials = Some(basic("vendor", "a/b")));
+    marketplace.with(|state| state.credentials = Some(basic("vendor", "a/b")));
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("doorbell.toml");
     std::fs::write(&file, patient(&marketplace).replace("inbound-secret", "a/b")).expect("written");

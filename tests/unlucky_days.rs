@@ -165,7 +165,7 @@ async fn a_clock_that_is_set_forward_runs_no_handler_twice() {
 #[tokio::test]
 async fn a_clock_that_is_set_back_stops_no_event_and_no_account() {
     let scene = Scene::start("retry = [\"1m\"]", Failing::default()).await;
-    scene.marketplace.with(|books| books.read_twists.push_back(Twist::RetryAfter(503, "60".into())));
+    scene.marketplace.with(|state| state.read_twists.push_back(Twist::RetryAfter(503, "60".into())));
     scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
     scene.until("it failed", |event| event["attempts"] == 1).await;
     scene.clock.set(doorbell::clock::Timestamp::from_millis(scene.clock.now().as_millis() - 3_600_000));
@@ -180,9 +180,9 @@ async fn a_clock_that_was_set_back_between_two_processes_makes_no_event_wait_lon
     let directory = tempfile::tempdir().expect("a directory");
     let open = || Arc::new(SledStore::open(directory.path(), false, clock.read()).expect("opens"));
     let receiver = start(&marketplace, "retry = [\"1m\"]", open(), Failing::default(), &clock).await;
-    marketplace.with(|books| books.read_twists.push_back(Twist::RetryAfter(503, "60".into())));
+    marketplace.with(|state| state.read_twists.push_back(Twist::RetryAfter(503, "60".into())));
     receiver.notify("/create", &marketplace.order("1")).await;
-    marketplace.until("it was read", |books| books.events["1"].reads == 1).await;
+    marketplace.until("it was read", |state| state.events["1"].reads == 1).await;
     while receiver.events().await[0]["lastError"].is_null() {
         tokio::task::yield_now().await;
     }
@@ -200,16 +200,16 @@ async fn a_clock_that_was_set_back_between_two_processes_makes_no_event_wait_lon
 async fn a_call_that_takes_hours_is_not_made_again_meanwhile() {
     let scene = Scene::start("retry = [\"1s\"]\n[egress]\ntotal_timeout = \"1h\"\nread_timeout = \"1h\"", Accept).await;
     let gate = Arc::new(Semaphore::new(0));
-    scene.marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    scene.marketplace.with(|state| state.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
     scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
-    scene.marketplace.until("it is being read", |books| books.events["1"].reads == 1).await;
+    scene.marketplace.until("it is being read", |state| state.events["1"].reads == 1).await;
     for _ in 0..9 {
         scene.clock.advance(HOUR);
         scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
     }
     gate.add_permits(1);
     let event = scene.receiver.until_state("done").await;
-    assert_eq!((scene.marketplace.with(|books| books.arrived["read"]), &event["attempts"]), (1, &json!(1)));
+    assert_eq!((scene.marketplace.with(|state| state.arrived["read"]), &event["attempts"]), (1, &json!(1)));
 }
 
 // Patience
@@ -221,15 +221,15 @@ async fn a_downtime_uses_up_no_patience() {
     let store = Arc::new(MemoryStore::new());
     let delivery = "retry = [\"1s\"]\ngive_up_after = \"24h\"";
     let receiver = start(&marketplace, delivery, store.clone(), Accept, &clock).await;
-    marketplace.with(|books| books.out_of_service = true);
+    marketplace.with(|state| state.out_of_service = true);
     for number in 0..20 {
         receiver.notify("/create", &marketplace.order(&number.to_string())).await;
     }
     receiver.app.stop().await;
     clock.advance(HOUR * 48);
-    marketplace.with(|books| {
-        books.out_of_service = false;
-        books.read_twists.extend(vec![Twist::Answer(503); 20]);
+    marketplace.with(|state| {
+        state.out_of_service = false;
+        state.read_twists.extend(vec![Twist::Answer(503); 20]);
     });
     let receiver = start(&marketplace, delivery, store, Accept, &clock).await;
     pass_time(&receiver, &clock, async || {
@@ -271,8 +271,8 @@ async fn no_event_dies_at_its_first_try_however_little_patience_there_is() {
 async fn one_404_or_410_is_not_believed() {
     for status in [404, 410] {
         let scene = Scene::start("retry = [\"10s\"]", Accept).await;
-        scene.marketplace.with(|books| books.read_twists.extend([Twist::Answer(status), Twist::Answer(status)]));
-        scene.marketplace.with(|books| books.result_twists.push_back(Twist::Answer(404)));
+        scene.marketplace.with(|state| state.read_twists.extend([Twist::Answer(status), Twist::Answer(status)]));
+        scene.marketplace.with(|state| state.result_twists.push_back(Twist::Answer(404)));
         scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
         let event = scene.until_state_in_time("done").await;
         assert_eq!((scene.marketplace.seen("1").taken.len(), &event["lastError"]), (1, &Value::Null), "{status}");
@@ -283,7 +283,7 @@ async fn one_404_or_410_is_not_believed() {
 async fn an_event_that_the_marketplace_does_not_know_for_a_minute_is_dead() {
     for (status, patience, least) in [(404, "24h", 60), (410, "24h", 60), (404, "20s", 20)] {
         let scene = Scene::start(&format!("retry = [\"10s\"]\ngive_up_after = \"{patience}\""), Accept).await;
-        scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(status); 1000]));
+        scene.marketplace.with(|state| state.read_twists.extend(vec![Twist::Answer(status); 1000]));
         let start = scene.clock.now();
         scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
         let event = scene.until_state_in_time("dead").await;
@@ -298,13 +298,13 @@ async fn an_event_that_the_marketplace_does_not_know_for_a_minute_is_dead() {
 async fn a_result_that_was_settled_already_is_done_and_one_that_nobody_confirms_says_so() {
     for (status, confirmed) in [(409, true), (410, true), (404, false)] {
         let scene = Scene::start("retry = [\"10s\"]", Accept).await;
-        scene.marketplace.with(|books| books.result_twists.extend(vec![Twist::Answer(status); 1000]));
+        scene.marketplace.with(|state| state.result_twists.extend(vec![Twist::Answer(status); 1000]));
         scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
         let event = scene.until_state_in_time("done").await;
         let note = event["lastError"].as_str().expect("a note");
         assert_eq!(note.contains("not confirmed"), !confirmed, "{note}");
         assert_eq!(note.contains("settled the event already"), confirmed, "{note}");
-        let reports = scene.marketplace.with(|books| books.arrived["result"]);
+        let reports = scene.marketplace.with(|state| state.arrived["result"]);
         assert!(if confirmed { reports == 1 } else { reports >= 3 }, "{status}: {reports}");
     }
 }
@@ -319,9 +319,9 @@ async fn a_notification_that_is_repeated_brings_a_waiting_event_forward_whatever
         ("handled", vec![], Failing::default(), vec![Twist::RetryAfter(503, "3600".into())]),
     ] {
         let scene = Scene::start("retry = [\"1h\"]", handler).await;
-        scene.marketplace.with(|books| {
-            books.read_twists.extend(reads);
-            books.result_twists.extend(results);
+        scene.marketplace.with(|state| {
+            state.read_twists.extend(reads);
+            state.result_twists.extend(results);
         });
         let url = scene.marketplace.order("1");
         scene.receiver.notify("/create", &url).await;
@@ -341,15 +341,15 @@ async fn a_notification_that_is_repeated_takes_up_an_event_that_died_of_somethin
     ] {
         let shown = format!("{reads:?} {results:?}");
         let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", handler.clone()).await;
-        scene.marketplace.with(|books| {
-            books.read_twists.extend(reads);
-            books.result_twists.extend(results);
+        scene.marketplace.with(|state| {
+            state.read_twists.extend(reads);
+            state.result_twists.extend(results);
         });
         let url = scene.marketplace.order("1");
         scene.receiver.notify("/create", &url).await;
         scene.until_state_in_time("dead").await;
         // The cause is gone.
-        scene.marketplace.with(|books| (books.read_twists.clear(), books.result_twists.clear()));
+        scene.marketplace.with(|state| (state.read_twists.clear(), state.result_twists.clear()));
         handler.failures.lock().expect("unpoisoned").clear();
         scene.receiver.notify("/create", &url).await;
         scene.until_state_in_time("done").await;
@@ -431,7 +431,7 @@ async fn a_body_that_nobody_can_read_is_kept_and_shown_and_believed_when_it_stay
         assert_eq!((&event["body"], &event["bodyEncoding"]), (&json!(shown), &json!(encoding)));
         // Somebody mends it there, and rings again.
         let order = json!({"type": "SUBSCRIPTION_ORDER"}).to_string();
-        scene.marketplace.with(|books| books.events.get_mut("1").expect("there").body = order.clone().into_bytes());
+        scene.marketplace.with(|state| state.events.get_mut("1").expect("there").body = order.clone().into_bytes());
         let url = format!("{}/api/integration/v1/events/1", scene.marketplace.base_url);
         scene.receiver.notify("/create", &url).await;
         let event = scene.until_state_in_time("done").await;
@@ -442,9 +442,9 @@ async fn a_body_that_nobody_can_read_is_kept_and_shown_and_believed_when_it_stay
 #[tokio::test]
 async fn bodies_that_nobody_can_read_and_that_differ_are_not_believed() {
     let scene = Scene::start("retry = [\"30s\"]", Accept).await;
-    scene.marketplace.with(|books| {
+    scene.marketplace.with(|state| {
         let page = |number| format!("<html>try later, request {number}</html>").into_bytes();
-        books.read_twists.extend((0..9).map(|number| Twist::Say(200, vec![], page(number))));
+        state.read_twists.extend((0..9).map(|number| Twist::Say(200, vec![], page(number))));
     });
     scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
     // As often as the pages differ, and then once more.
@@ -460,9 +460,9 @@ async fn an_answer_that_is_packed_wrongly_or_too_large_is_kept_like_any_body_tha
         (vec![], vec![b' '; (1 << 20) + 1]),
     ] {
         let scene = Scene::start("retry = [\"5s\"]", Accept).await;
-        scene.marketplace.with(|books| {
+        scene.marketplace.with(|state| {
             let answer = Twist::Say(200, headers.clone(), bytes.clone());
-            books.read_twists.extend(std::iter::repeat_n(answer, 1000));
+            state.read_twists.extend(std::iter::repeat_n(answer, 1000));
         });
         scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
         let event = scene.until_state_in_time("dead").await;
@@ -474,9 +474,9 @@ async fn an_answer_that_is_packed_wrongly_or_too_large_is_kept_like_any_body_tha
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_believed_though_it_differs_each_time() {
     let scene = Scene::start("retry = [\"5s\"]", Accept).await;
-    scene.marketplace.with(|books| {
+    scene.marketplace.with(|state| {
         let page = |number: usize| [number.to_string().into_bytes(), vec![b' '; 3 << 20]].concat();
-        books.read_twists.extend((0..40).map(|number| Twist::Say(200, vec![], page(number))));
+        state.read_twists.extend((0..40).map(|number| Twist::Say(200, vec![], page(number))));
     });
     scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
     let event = scene.until_state_in_time("dead").await;
@@ -506,8 +506,8 @@ async fn a_page_for_people_is_waited_out_for_a_minute() {
 async fn an_answer_without_a_body_is_called_that_and_kept() {
     for status in [200, 204] {
         let scene = Scene::start("retry = [\"5s\"]", Accept).await;
-        scene.marketplace.with(|books| {
-            books.read_twists.extend(std::iter::repeat_n(Twist::Answer(status), 1000));
+        scene.marketplace.with(|state| {
+            state.read_twists.extend(std::iter::repeat_n(Twist::Answer(status), 1000));
         });
         scene.receiver.notify("/create", &scene.marketplace.order("1")).await;
         let event = scene.until_state_in_time("dead").await;
@@ -525,7 +525,7 @@ async fn a_result_is_left_to_its_answer_once_whatever_the_clock_says() {
         .replace("name = \"default\"", "name = \"default\"\nanswer = \"sync\"");
     let receiver = Receiver::start_with(&text, Arc::new(MemoryStore::new()), Accept, clock.clone()).await;
     let gate = Arc::new(Semaphore::new(0));
-    marketplace.with(|books| books.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
+    marketplace.with(|state| state.read_twists.push_back(Twist::GiveLate(Arc::clone(&gate))));
     let url = marketplace.order("1");
     let answer = tokio::select! {
         answer = receiver.notify("/create", &url) => answer,
@@ -547,7 +547,7 @@ async fn an_event_that_died_before_it_was_read_is_resolved_with_an_account_or_no
     // the answer, and waits for no result.
     for (route, is_answered) in [("/create", false), ("", false), ("/assign", false), ("/notify", true)] {
         let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Accept).await;
-        scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(503); 1000]));
+        scene.marketplace.with(|state| state.read_twists.extend(vec![Twist::Answer(503); 1000]));
         let url = scene.marketplace.order("1");
         let notifying = scene.receiver.notify(route, &url);
         let (answer, event) = tokio::join!(notifying, scene.until_dead_in_time());
@@ -567,7 +567,7 @@ async fn an_event_that_died_before_it_was_read_is_resolved_with_an_account_or_no
         assert_eq!(nameless.status(), StatusCode::BAD_REQUEST, "{route}");
         let problem = body_of(nameless).await;
         assert!(problem["detail"].as_str().expect("words").contains("accountIdentifier"), "{problem}");
-        scene.marketplace.with(|books| books.read_twists.clear());
+        scene.marketplace.with(|state| state.read_twists.clear());
         let named = post(json!({"success": true, "accountIdentifier": "acct"})).await.expect("answers");
         assert_eq!(named.status(), StatusCode::ACCEPTED);
         scene.receiver.until_state("done").await;
@@ -601,11 +601,11 @@ async fn what_was_answered_as_a_notice_and_died_unread_is_reported_only_with_an_
         (json!({"success": true, "accountIdentifier": "a"}), vec![json!({"success": true, "accountIdentifier": "a"})]),
     ] {
         let scene = Scene::start("retry = [\"1ms\"]\ngive_up_after = \"1ms\"", Accept).await;
-        scene.marketplace.with(|books| books.read_twists.extend(vec![Twist::Answer(503); 1000]));
+        scene.marketplace.with(|state| state.read_twists.extend(vec![Twist::Answer(503); 1000]));
         let url = scene.marketplace.order("1");
         let (answer, event) = tokio::join!(scene.receiver.notify("/notify", &url), scene.until_dead_in_time());
         assert_eq!(answer.status(), StatusCode::OK);
-        scene.marketplace.with(|books| books.read_twists.clear());
+        scene.marketplace.with(|state| state.read_twists.clear());
         assert_eq!(scene.resolve(&event, &result).await.status(), StatusCode::ACCEPTED, "{result}");
         scene.receiver.until_state("done").await;
         assert_eq!(scene.marketplace.seen("1").taken, taken, "{result}");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use doorbell::app::authenticator;
-use doorbell::authenticate::{Authenticator, Presented};
+use doorbell::authenticate::{Authenticator, RequestCredentials};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::config::Config;
 use doorbell::store::EventStore;
@@ -47,7 +47,7 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
 
 libfuzzer_sys::fuzz_target!(|input: (Option<&[u8]>, &str)| {
     let (header, query) = input;
-    let presented = Presented {
+    let presented = RequestCredentials {
         method: "GET",
         authorization: header.into_iter().collect(),
         path: "/notifications/create",

@@ -128,7 +128,7 @@ async fn export(_: Operator, state: web::Data<AdminState>, request: HttpRequest)
 }
 
 fn timeline(event: &EventRecord) -> Vec<TimelineEntry> {
-    let note = event.announced.as_ref().map(|announced| format!("announced as {announced}"));
+    let note = event.route_type.as_ref().map(|route_type| format!("announced as {route_type}"));
     let received = TimelineEntry { at: event.received_at.to_string(), step: "received".to_owned(), note };
     let steps = event.timeline.steps().iter().map(|step| TimelineEntry {
         at: step.at.to_string(),

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::Secret;
 use crate::http::{self, health};
 use crate::printable;
-use crate::shutdown::Held;
+use crate::shutdown::DropSignal;
 use crate::store::{Backup, History, Inbox};
 use api::Problem;
 use operator::Operator;
@@ -39,7 +39,7 @@ pub(crate) struct AdminState {
     /// Cancelled when nothing is delivered any more.
     delivery_ended: CancellationToken,
     /// Dropped after the store, which tells the app that this listener has released it.
-    _held: Held,
+    _drop_signal: DropSignal,
 }
 
 impl AdminState {
@@ -49,9 +49,9 @@ impl AdminState {
         clock: Arc<dyn Clock>,
         token: Option<Secret>,
         delivery_ended: CancellationToken,
-        held: Held,
+        drop_signal: DropSignal,
     ) -> Self {
-        Self { inbox, history, backup, signing_keys, clock, token, delivery_ended, _held: held }
+        Self { inbox, history, backup, signing_keys, clock, token, delivery_ended, _drop_signal: drop_signal }
     }
 
     /// Adds the private routes to a server.

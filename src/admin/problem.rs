@@ -81,7 +81,7 @@ impl From<StoreError> for Problem {
         let status = match &error {
             StoreError::Overloaded | StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::NotFound => StatusCode::NOT_FOUND,
-            StoreError::Illegal(_) | StoreError::Held | StoreError::ClaimLost => StatusCode::CONFLICT,
+            StoreError::Illegal(_) | StoreError::Locked | StoreError::ClaimLost => StatusCode::CONFLICT,
             StoreError::Unfit(_) => StatusCode::BAD_REQUEST,
             StoreError::TooLong(_) | StoreError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

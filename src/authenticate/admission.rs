@@ -44,7 +44,7 @@ pub(super) struct Bounds {
 
 /// What is known of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum CallerClass {
     /// What it shows was good lately.
     Known,
     /// Something from its network was.
@@ -71,7 +71,7 @@ struct Taken {
 pub(super) struct Place {
     admission: Arc<Admission>,
     network: IpAddr,
-    pub(super) standing: Standing,
+    pub(super) class: CallerClass,
 }
 
 impl Admission {
@@ -84,19 +84,19 @@ impl Admission {
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, is_known: bool) -> Option<Place> {
         let (network, bounds) = (network_of(address), self.bounds);
         let mut taken = self.taken();
-        let standing = if is_known {
-            Standing::Known
+        let class = if is_known {
+            CallerClass::Known
         } else if taken.is_proven(network, self.clock.monotonic()) {
-            Standing::Proven
+            CallerClass::Proven
         } else {
-            Standing::Stranger
+            CallerClass::Stranger
         };
         let of_network = taken.of_network.get(&network).copied().unwrap_or_default();
         let for_all = bounds.total - bounds.kept_for_known;
-        let has_room = match standing {
-            Standing::Known => taken.total < bounds.total,
-            Standing::Proven => taken.total < for_all && of_network < bounds.of_proven,
-            Standing::Stranger => {
+        let has_room = match class {
+            CallerClass::Known => taken.total < bounds.total,
+            CallerClass::Proven => taken.total < for_all && of_network < bounds.of_proven,
+            CallerClass::Stranger => {
                 taken.total < for_all && taken.strangers < bounds.strangers && of_network < bounds.of_stranger
             }
         };
@@ -104,11 +104,11 @@ impl Admission {
             return None;
         }
         taken.total += 1;
-        taken.strangers += usize::from(standing == Standing::Stranger);
-        if standing != Standing::Known {
+        taken.strangers += usize::from(class == CallerClass::Stranger);
+        if class != CallerClass::Known {
             *taken.of_network.entry(network).or_default() += 1;
         }
-        Some(Place { admission: Arc::clone(self), network, standing })
+        Some(Place { admission: Arc::clone(self), network, class })
     }
 
     /// Notes that `address` showed something good.
@@ -132,8 +132,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.admission.taken();
         taken.total -= 1;
-        taken.strangers -= usize::from(self.standing == Standing::Stranger);
-        if self.standing != Standing::Known
+        taken.strangers -= usize::from(self.class == CallerClass::Stranger);
+        if self.class != CallerClass::Known
             && let Some(of_network) = taken.of_network.get_mut(&self.network)
         {
             *of_network -= 1;
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(strangers.len() + of_one.len(), BOUNDS.strangers);
         let proven: Vec<_> = (0..100).filter_map(|host| admission.enter(v6(0, host), false)).collect();
         assert_eq!(proven.len(), BOUNDS.total - BOUNDS.kept_for_known - BOUNDS.strangers);
-        assert!(proven.iter().all(|place| place.standing == Standing::Proven));
+        assert!(proven.iter().all(|place| place.class == CallerClass::Proven));
         let known: Vec<_> = (0..100).filter_map(|host| admission.enter(v6(7, host), true)).collect();
         assert_eq!(known.len(), BOUNDS.kept_for_known);
         drop((of_one, strangers, proven, known));
@@ -190,10 +190,10 @@ mod tests {
     fn a_proof_is_remembered_for_a_day_and_of_so_many_networks() {
         let (admission, clock) = admission();
         admission.proved(v6(0, 1));
-        let standing = |network| admission.enter(v6(network, 9), false).map(|place| place.standing);
-        assert_eq!(standing(0), Some(Standing::Proven));
+        let class = |network| admission.enter(v6(network, 9), false).map(|place| place.class);
+        assert_eq!(class(0), Some(CallerClass::Proven));
         clock.advance(PROVEN_FOR);
-        assert_eq!(standing(0), Some(Standing::Stranger));
+        assert_eq!(class(0), Some(CallerClass::Stranger));
         for network in 0..u16::try_from(TRACKED.get()).expect("small") + 10 {
             admission.proved(v6(network, 1));
         }

@@ -20,7 +20,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// The parts of a notification that may prove who sends it.
 #[derive(Debug)]
-pub struct Presented<'a> {
+pub struct RequestCredentials<'a> {
     /// The `Authorization` headers, as they were sent.
     pub authorization: Vec<&'a [u8]>,
     /// The request's method.
@@ -55,9 +55,9 @@ pub struct NameAndPassword {
 
 impl<'a> Credentials<'a> {
     /// Reads the one credential there is.
-    pub(super) fn read(presented: &Presented<'a>) -> Result<Self, AuthenticationError> {
-        let header = match presented.authorization[..] {
-            [] if has_oauth_parameters(presented.query) => return Ok(Self::OAuthQuery),
+    pub(super) fn read(request: &RequestCredentials<'a>) -> Result<Self, AuthenticationError> {
+        let header = match request.authorization[..] {
+            [] if has_oauth_parameters(request.query) => return Ok(Self::OAuthQuery),
             [] => return Err(AuthenticationError::Missing),
             [header] => std::str::from_utf8(header).map_err(|_| AuthenticationError::Malformed)?,
             _ => return Err(AuthenticationError::Malformed),

@@ -20,7 +20,7 @@ use serde_json::{Number, Value};
 use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::admission::{Admission, Bounds, Place, Standing};
+use super::admission::{Admission, Bounds, CallerClass, Place};
 use super::at_most;
 
 use super::{AuthenticationError, Caller};
@@ -56,7 +56,7 @@ const PLACES: Bounds = Bounds { total: 768, kept_for_known: 64, strangers: 256, 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-type Verdict = Result<Caller, AuthenticationError>;
+type IntrospectionResult = Result<Caller, AuthenticationError>;
 
 /// One integration's client at one identity provider.
 pub(super) struct Introspector {
@@ -81,7 +81,7 @@ struct Memory {
     good: LruCache<Fingerprint, Good>,
     bad: LruCache<Fingerprint, (AuthenticationError, Moment)>,
     /// Those that are being asked about, so that any number of callers with one token ask once.
-    asked_about: HashMap<Fingerprint, Arc<watch::Sender<Option<Verdict>>>>,
+    asked_about: HashMap<Fingerprint, Arc<watch::Sender<Option<IntrospectionResult>>>>,
 }
 
 /// The SHA-256 digest of a token.
@@ -199,7 +199,7 @@ impl Introspector {
     }
 
     /// The caller that shows `token` from `address`, in the words of its provider.
-    pub(super) async fn verify(self: &Arc<Self>, token: &str, address: IpAddr) -> Verdict {
+    pub(super) async fn verify(self: &Arc<Self>, token: &str, address: IpAddr) -> IntrospectionResult {
         if let Some(caller) = self.recall(token, address) {
             return Ok(caller);
         }
@@ -244,7 +244,7 @@ impl Introspector {
         token: &str,
         place: Place,
         if_nobody_waits: IfNobodyWaits,
-    ) -> watch::Receiver<Option<Verdict>> {
+    ) -> watch::Receiver<Option<IntrospectionResult>> {
         let (sender, receiver) = watch::channel(None);
         let sender = Arc::new(sender);
         memory.asked_about.insert(fingerprint, Arc::clone(&sender));
@@ -255,7 +255,7 @@ impl Introspector {
     }
 
     /// What the provider says of a token, remembered.
-    async fn decide(&self, token: &str, fingerprint: Fingerprint) -> Verdict {
+    async fn decide(&self, token: &str, fingerprint: Fingerprint) -> IntrospectionResult {
         let asked = self.clock.monotonic();
         let answer = tokio::select! {
             answer = self.ask(token) => answer,
@@ -359,15 +359,15 @@ struct Question {
     introspector: Arc<Introspector>,
     fingerprint: Fingerprint,
     place: Place,
-    sender: Arc<watch::Sender<Option<Verdict>>>,
+    sender: Arc<watch::Sender<Option<IntrospectionResult>>>,
 }
 
 impl Question {
     async fn put(self, token: &str, if_nobody_waits: IfNobodyWaits) {
-        let of_standing = match self.place.standing {
-            Standing::Known => 0,
-            Standing::Proven => 1,
-            Standing::Stranger => 2,
+        let of_standing = match self.place.class {
+            CallerClass::Known => 0,
+            CallerClass::Proven => 1,
+            CallerClass::Stranger => 2,
         };
         let turn = loop {
             tokio::select! {

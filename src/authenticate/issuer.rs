@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 use super::admission::{Admission, KEY_PATIENCE, KEY_WAITERS};
 use super::credentials::NameAndPassword;
-use super::guard::{Guard, Refused};
 use super::keyring::{KeyInfo, Keyring, KeyringError, Keys};
-use super::remembered::Remembered;
+use super::login_throttle::{LoginThrottle, Refused};
 use super::shared_secret::{Client, proven};
+use super::token_cache::TokenCache;
 use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Oauth2};
@@ -42,7 +42,7 @@ pub struct Issuer {
     validation: Validation,
     /// Tokens whose signature and claims were found good. Their end is looked at every time.
     /// With the version of the keys they were verified by.
-    verified: Remembered<(Result<Caller, AuthenticationError>, u64)>,
+    verified: TokenCache<(Result<Caller, AuthenticationError>, u64)>,
 }
 
 struct Grant {
@@ -147,7 +147,7 @@ impl Issuer {
             waiting: Admission::new(KEY_WAITERS, Arc::clone(&clock)),
             clock,
             validation,
-            verified: Remembered::new(),
+            verified: TokenCache::new(),
         }))
     }
 
@@ -171,10 +171,10 @@ impl Issuer {
         &self,
         credentials: &NameAndPassword,
         request: &TokenRequest,
-        guard: (&Guard, IpAddr),
+        throttle: (&LoginThrottle, IpAddr),
         now: Timestamp,
     ) -> Result<IssuedToken, TokenRefused> {
-        let place = self.authenticate(credentials, guard)?;
+        let place = self.authenticate(credentials, throttle)?;
         let (client, grant) = (&self.clients[place], &self.grants[place]);
         let scope = granted(grant, request.scope.as_deref())?;
         if request.audiences.iter().any(|audience| audience.trim_end_matches('/') != self.identity) {
@@ -199,7 +199,7 @@ impl Issuer {
     fn authenticate(
         &self,
         credentials: &NameAndPassword,
-        (guard, address): (&Guard, IpAddr),
+        (throttle, address): (&LoginThrottle, IpAddr),
     ) -> Result<usize, TokenRefused> {
         // RFC 6749 §2.3.1 wants each half form-encoded before it is joined; many clients send them as they are.
         let decoded = credentials.form_decoded();
@@ -209,7 +209,7 @@ impl Issuer {
             .find_map(|client| client.map(|client| client.id.as_str()));
         let proof = found.and_then(|id| Some((id, self.clients.iter().position(|client| client.id == id)?)));
         // Counted decoded, since there is no end to the ways in which a name can be encoded.
-        guard.judge(address, &decoded.name, proof).map_err(|refused| match refused {
+        throttle.judge(address, &decoded.name, proof).map_err(|refused| match refused {
             Refused::Wrong => TokenRefused::Client,
             Refused::TooManyFailures { retry_after } => TokenRefused::TooManyFailures { retry_after },
         })
@@ -342,8 +342,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn guard() -> Guard {
-        Guard::new(Arc::new(crate::clock::SystemClock))
+    fn throttle() -> LoginThrottle {
+        LoginThrottle::new(Arc::new(crate::clock::SystemClock))
     }
 
     /// Secrets in memory that count how often they are read, and may fail at it.
@@ -404,7 +404,7 @@ mod tests {
     }
 
     fn issue(issuer: &Issuer, request: &TokenRequest, now: Timestamp) -> Result<IssuedToken, TokenRefused> {
-        issuer.issue(&credentials("marketplace", "change-me"), request, (&guard(), HERE), now)
+        issuer.issue(&credentials("marketplace", "change-me"), request, (&throttle(), HERE), now)
     }
 
     fn token(issuer: &Issuer, now: Timestamp) -> String {
@@ -484,7 +484,7 @@ mod tests {
         let issuer = issuer().await;
         for (id, secret) in [("marketplace", "wrong"), ("nobody", "change-me"), ("", ""), ("marketplace", "")] {
             let request = TokenRequest::default();
-            let refused = issuer.issue(&credentials(id, secret), &request, (&guard(), HERE), NOW);
+            let refused = issuer.issue(&credentials(id, secret), &request, (&throttle(), HERE), NOW);
             assert_eq!(refused.err(), Some(TokenRefused::Client), "{id}:{secret}");
         }
     }
@@ -492,9 +492,9 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_sends_its_name_form_encoded_does_not_wait_for_strangers_either() {
         let issuer = open(&Arc::default(), &config_of("a b", ""), NOW).await;
-        let guard = guard();
+        let throttle = throttle();
         let ask = |id: &str, secret: &str| {
-            issuer.issue(&credentials(id, secret), &TokenRequest::default(), (&guard, HERE), NOW).is_ok()
+            issuer.issue(&credentials(id, secret), &TokenRequest::default(), (&throttle, HERE), NOW).is_ok()
         };
         assert!(ask("a+b", "change-me"));
         for _ in 0..20 {
@@ -508,7 +508,7 @@ mod tests {
         let issuer = open(&Arc::default(), &config("previous_client_secret = \"before\""), NOW).await;
         for (secret, is_good) in [("change-me", true), ("before", true), ("changebefore", false), ("", false)] {
             let request = TokenRequest::default();
-            let given = issuer.issue(&credentials("marketplace", secret), &request, (&guard(), HERE), NOW);
+            let given = issuer.issue(&credentials("marketplace", secret), &request, (&throttle(), HERE), NOW);
             assert_eq!(given.is_ok(), is_good, "{secret}");
         }
     }

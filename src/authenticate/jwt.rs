@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 
 use super::admission::{Admission, KEY_PATIENCE, KEY_WAITERS};
-use super::remembered::Remembered;
+use super::token_cache::TokenCache;
 use super::{AuthenticationError, Caller};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Jwt, SigningAlgorithm};
@@ -55,7 +55,7 @@ pub(super) struct JwtVerifier {
     rules: Rules,
     keys: Arc<ProviderKeys>,
     /// With the version of the keys they were verified by.
-    verified: Remembered<(Caller, u64)>,
+    verified: TokenCache<(Caller, u64)>,
 }
 
 impl JwtVerifier {
@@ -73,7 +73,7 @@ impl JwtVerifier {
             algorithms: jwt.algorithms.iter().map(|algorithm| algorithm_of(*algorithm)).collect(),
             rules,
             keys,
-            verified: Remembered::new(),
+            verified: TokenCache::new(),
         }
     }
 

@@ -15,14 +15,14 @@
 
 mod admission;
 mod credentials;
-mod guard;
 mod introspection;
 mod issuer;
 mod jwt;
 mod keyring;
+mod login_throttle;
 mod oauth1;
-mod remembered;
 mod shared_secret;
+mod token_cache;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -45,13 +45,13 @@ use crate::egress::EgressError;
 use crate::oidc::{ClaimsError, KeySource, REFRESH_EVERY};
 use crate::store::Secrets;
 use credentials::Credentials;
-use guard::{Guard, Refused};
 use introspection::Introspector;
 use jwt::{JwtVerifier, ProviderKeys};
+use login_throttle::{LoginThrottle, Refused};
 use oauth1::{Carried, SignatureVerifier};
 use shared_secret::{Client, proven};
 
-pub use credentials::{NameAndPassword, Presented};
+pub use credentials::{NameAndPassword, RequestCredentials};
 pub use issuer::{IssuedToken, Issuer, TokenRefused, TokenRequest};
 pub use keyring::{KeyInfo, KeyringError};
 
@@ -174,7 +174,7 @@ pub struct Authenticator {
     introspectors: Vec<Arc<Introspector>>,
     names: Vec<Client>,
     signatures: Option<SignatureVerifier>,
-    guard: Guard,
+    throttle: LoginThrottle,
     clock: Arc<dyn Clock>,
     challenge: String,
 }
@@ -228,7 +228,7 @@ impl Authenticator {
             introspectors,
             names,
             signatures,
-            guard: Guard::new(Arc::clone(&clock)),
+            throttle: LoginThrottle::new(Arc::clone(&clock)),
             clock,
             challenge,
         })
@@ -238,13 +238,13 @@ impl Authenticator {
     ///
     /// # Errors
     /// Why it is not let in.
-    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Caller, AuthenticationError> {
+    pub async fn authenticate(&self, request: &RequestCredentials<'_>) -> Result<Caller, AuthenticationError> {
         let now = self.clock.now();
-        match Credentials::read(presented)? {
-            Credentials::Bearer(token) => self.bearer(token, presented.address, now).await,
-            Credentials::Basic(credentials) => self.basic(&credentials, presented.address),
-            Credentials::OAuth(header) => self.signed(presented, Carried::Header(header), now).await,
-            Credentials::OAuthQuery => self.signed(presented, Carried::Query, now).await,
+        match Credentials::read(request)? {
+            Credentials::Bearer(token) => self.bearer(token, request.address, now).await,
+            Credentials::Basic(credentials) => self.basic(&credentials, request.address),
+            Credentials::OAuth(header) => self.signed(request, Carried::Header(header), now).await,
+            Credentials::OAuthQuery => self.signed(request, Carried::Query, now).await,
         }
     }
 
@@ -259,7 +259,7 @@ impl Authenticator {
         address: IpAddr,
     ) -> Result<IssuedToken, TokenRefused> {
         let issuer = self.issuer.as_ref().ok_or(TokenRefused::Client)?;
-        issuer.issue(credentials, request, (&self.guard, address), self.clock.now())
+        issuer.issue(credentials, request, (&self.throttle, address), self.clock.now())
     }
 
     /// Our own issuer, if an integration uses it.
@@ -391,7 +391,7 @@ impl Authenticator {
         let name = &credentials.name;
         let client = proven(&self.names, name, credentials.password.expose_secret());
         let proof = client.map(|client| (client.id.as_str(), Caller { integration: client.integration }));
-        self.guard.judge(address, name, proof).map_err(|refused| match refused {
+        self.throttle.judge(address, name, proof).map_err(|refused| match refused {
             Refused::Wrong => AuthenticationError::WrongSecret,
             Refused::TooManyFailures { retry_after } => AuthenticationError::TooManyFailures { retry_after },
         })
@@ -399,12 +399,12 @@ impl Authenticator {
 
     async fn signed(
         &self,
-        presented: &Presented<'_>,
+        request: &RequestCredentials<'_>,
         carried: Carried<'_>,
         now: Timestamp,
     ) -> Result<Caller, AuthenticationError> {
         match (&self.signatures, carried) {
-            (Some(signatures), carried) => signatures.verify(presented, carried, &self.guard, now).await,
+            (Some(signatures), carried) => signatures.verify(request, carried, &self.throttle, now).await,
             (None, Carried::Header(_)) => Err(AuthenticationError::Malformed),
             // Without anybody who reads them, parameters of the query are no credentials.
             (None, Carried::Query) => Err(AuthenticationError::Missing),

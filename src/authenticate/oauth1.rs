@@ -11,8 +11,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use subtle::{Choice, ConstantTimeEq};
 use url::form_urlencoded;
 
-use super::credentials::Presented;
-use super::guard::{Guard, Refused};
+use super::credentials::RequestCredentials;
+use super::login_throttle::{LoginThrottle, Refused};
 use super::shared_secret::Client;
 use super::{AuthenticationError, Caller};
 use crate::clock::Timestamp;
@@ -79,12 +79,12 @@ impl SignatureVerifier {
     /// The caller that signed the request.
     pub(super) async fn verify(
         &self,
-        presented: &Presented<'_>,
+        request: &RequestCredentials<'_>,
         carried: Carried<'_>,
-        guard: &Guard,
+        throttle: &LoginThrottle,
         now: Timestamp,
     ) -> Result<Caller, AuthenticationError> {
-        let mut parameters = query_parameters(presented.query);
+        let mut parameters = query_parameters(request.query);
         match carried {
             Carried::Header(header) => {
                 // In both places, two readers could take it from either (RFC 5849 §3.1: one of them).
@@ -105,11 +105,11 @@ impl SignatureVerifier {
         if now.since(sent_at) > WINDOW || sent_at.since(now) > WINDOW {
             return Err(AuthenticationError::Expired);
         }
-        let base = base_string(presented.method, &format!("{}{}", self.origin, presented.path), &parameters);
+        let base = base_string(request.method, &format!("{}{}", self.origin, request.path), &parameters);
         let signature = STANDARD.decode(&protocol.signature).unwrap_or_default();
         let name = protocol.consumer_key.as_bytes();
         let proof = self.signer(name, method, base.as_bytes(), &signature).map(|client| (client.id.as_str(), client));
-        let signer = guard.judge(presented.address, name, proof).map_err(|refused| match refused {
+        let signer = throttle.judge(request.address, name, proof).map_err(|refused| match refused {
             Refused::Wrong => AuthenticationError::Signature,
             Refused::TooManyFailures { retry_after } => AuthenticationError::TooManyFailures { retry_after },
         })?;

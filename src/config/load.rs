@@ -160,14 +160,14 @@ impl Config {
             // What follows on further lines is the path once more.
             let message = error.inner().to_string().lines().next().unwrap_or_default().to_owned();
             let path = error.path().to_string();
-            sources.fault(&path, &message)
+            sources.invalid(&path, &message)
         })?;
-        let mut faults: Vec<ConfigError> =
-            config.faults().into_iter().map(|fault| sources.key(fault.key, fault.problem)).collect();
-        match faults.len() {
+        let mut invalid_values: Vec<ConfigError> =
+            config.invalid_values().into_iter().map(|invalid| sources.key(invalid.key, invalid.problem)).collect();
+        match invalid_values.len() {
             0 => Ok(config),
-            1 => Err(faults.remove(0)),
-            _ => Err(ConfigError::Several(faults)),
+            1 => Err(invalid_values.remove(0)),
+            _ => Err(ConfigError::Several(invalid_values)),
         }
     }
 }
@@ -204,7 +204,7 @@ impl Sources {
     }
 
     /// serde's words for a fault, in ours.
-    fn fault(&self, path: &str, message: &str) -> ConfigError {
+    fn invalid(&self, path: &str, message: &str) -> ConfigError {
         let quoted = |start: &str| message.strip_prefix(start).and_then(|rest| rest.split('`').next());
         if let Some(field) = quoted("missing field `") {
             let key = if path == "." { field.to_owned() } else { format!("{path}.{field}") };

@@ -3,11 +3,11 @@
 mod answers;
 mod bounds;
 mod endpoint;
-mod faults;
 mod listener;
 mod load;
 mod outbound;
 mod secret;
+mod validation;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -96,7 +96,7 @@ pub enum HandlerKind {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Delivery {
-    /// How long passing failures are retried.
+    /// How long transient failures are retried.
     #[serde(deserialize_with = "duration")]
     pub give_up_after: Duration,
     /// How many events are worked on at once.

@@ -317,8 +317,8 @@ impl Outbound {
     }
 
     /// What is wrong, by key.
-    pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
+    pub(super) fn invalid_values(&self) -> Vec<(&'static str, String)> {
+        let mut invalid_values = Vec::new();
         let mut texts = vec![("client_id", self.client_id(), "the id the marketplace was given")];
         let mut scopes = None;
         match self {
@@ -337,20 +337,22 @@ impl Outbound {
         }
         for (field, text, remedy) in texts {
             if let Some(problem) = text_fault(text) {
-                faults.push((field, format!("{problem}; write {remedy}")));
+                invalid_values.push((field, format!("{problem}; write {remedy}")));
             }
         }
         if scopes.is_some_and(Vec::is_empty) {
-            faults.push(("scope", "is empty; write the scopes that may be asked for, or remove the key".to_owned()));
+            invalid_values
+                .push(("scope", "is empty; write the scopes that may be asked for, or remove the key".to_owned()));
         }
         if self.client_id().contains(':') {
-            faults.push(("client_id", "must not hold a ':'; write the id the marketplace was given".to_owned()));
+            invalid_values
+                .push(("client_id", "must not hold a ':'; write the id the marketplace was given".to_owned()));
         }
         let mut clear = |field, url: &BaseUrl, allow_http| {
             if !(url.is_https() || url.is_loopback() || allow_http) {
                 let problem = "is http:// and no loopback address, so it could be forged on the way; write https://, \
                                or set allow_http = true beside it";
-                faults.push((field, problem.to_owned()));
+                invalid_values.push((field, problem.to_owned()));
             }
         };
         match self {
@@ -358,13 +360,13 @@ impl Outbound {
                 match (&jwt.jwks_url, BaseUrl::parse(&jwt.issuer)) {
                     (Some(url), _) => clear("jwks_url", url.base(), jwt.allow_http),
                     (None, Ok(issuer)) => clear("issuer", &issuer, jwt.allow_http),
-                    (None, Err(error)) => faults.push((
+                    (None, Err(error)) => invalid_values.push((
                         "issuer",
                         format!("{error}; its keys are looked for there, unless jwks_url says where they are"),
                     )),
                 }
                 if jwt.algorithms.is_empty() {
-                    faults.push(("algorithms", "is empty; write at least one, such as [\"RS256\"]".to_owned()));
+                    invalid_values.push(("algorithms", "is empty; write at least one, such as [\"RS256\"]".to_owned()));
                 }
             }
             Self::Introspection(introspection) => {
@@ -372,7 +374,7 @@ impl Outbound {
             }
             Self::Oauth2(_) | Self::Basic(_) | Self::Oauth1(_) => {}
         }
-        faults
+        invalid_values
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long to wait before an attempt that failed for a passing reason is made again.
+/// How long to wait before an attempt that failed for a transient reason is made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetrySchedule {
     steps: Vec<Duration>,

@@ -9,14 +9,16 @@ use super::report::report;
 use super::{Ending, Lasting, Retry, RetrySchedule, StageError, random};
 use crate::clock::{Clock, Moment, Now, Timestamp};
 use crate::config::Answers;
-use crate::event::{AccountStatus, Body, EventRecord, EventType, EventUrl, Facts, Failure, State, Understood};
+use crate::event::{
+    AccountStatus, Body, EventRecord, EventType, EventUrl, ExtractedFields, Failure, State, Understood,
+};
 use crate::handler::Verdict;
 use crate::marketplace::MarketplaceClient;
 use crate::store::{Accounts, Advanced, Claim, Completion, Progress, Queue, QueueError, StoreError};
 
 /// How long a result is left to the answer of a notification, at most: no caller waits longer.
-const LEFT_TO_ANSWER: Duration = Duration::from_secs(5);
-/// The pause before a write that failed in passing is repeated.
+const AWAIT_RESPONSE: Duration = Duration::from_secs(5);
+/// The pause before a write that failed transiently is repeated.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
 /// How often that is done: for about as long as a full disk takes to be noticed and made room on. What a handler came to is
 /// worth that much; without its outcome it would be run again.
@@ -131,20 +133,20 @@ impl Stages {
             Ok(read) => read,
             Err(error) => return Ok(Stage::Failed(claim, error)),
         };
-        let facts = match Facts::of(&event) {
-            Ok(facts) => facts,
+        let fields = match ExtractedFields::of(&event) {
+            Ok(fields) => fields,
             Err(error) => {
                 let reason = format!("the event's account cannot be kept apart from others: {error}");
                 let error = StageError::permanent(reason).understood_as(Understood::of(&event));
                 return Ok(Stage::Failed(claim, error.with_body(body)));
             }
         };
-        if let Some(announced) = &claim.event().announced
-            && *announced != event.kind
+        if let Some(route_type) = &claim.event().route_type
+            && *route_type != event.kind
         {
-            tracing::warn!(announced = %announced, "the event is a {} by its body, which counts", facts.kind);
+            tracing::warn!(route_type = %route_type, "the event is a {} by its body, which counts", fields.kind);
         }
-        let progress = Progress::Fetched { facts, body };
+        let progress = Progress::Fetched { fields, body };
         let Some(claim) = self.advance(claim, &progress).await? else { return Ok(Stage::Over) };
         let read = match progress {
             Progress::Fetched { body, .. } => Some(Read { body, event }),
@@ -224,12 +226,12 @@ impl Stages {
     }
 
     /// Until when the result of an event is left to its caller's answer.
-    fn left_to_answer(&self, event: &EventRecord) -> Option<Timestamp> {
+    fn awaiting_response(&self, event: &EventRecord) -> Option<Timestamp> {
         let integration = self.integrations.iter().find(|integration| integration.name == event.integration)?;
         let waits = event.kind.as_ref().is_some_and(|kind| integration.answers.wait_for(kind));
         let now = self.clock.now();
-        let until = event.answer_by.filter(|moment| waits && !event.handed_over && now < *moment)?;
-        Some(until.min(now.plus(LEFT_TO_ANSWER)))
+        let until = event.response_deadline.filter(|moment| waits && !event.handed_over && now < *moment)?;
+        Some(until.min(now.plus(AWAIT_RESPONSE)))
     }
 
     async fn report_stage(
@@ -238,8 +240,8 @@ impl Stages {
         marketplace: &MarketplaceClient,
         url: &EventUrl,
     ) -> Result<Stage, StoreError> {
-        if let Some(until) = self.left_to_answer(claim.event()) {
-            return self.settle(claim, Completion::LeftToAnswer { until }).await;
+        if let Some(until) = self.awaiting_response(claim.event()) {
+            return self.settle(claim, Completion::AwaitResponse { until }).await;
         }
         let Some(result) = &claim.event().result else {
             return Ok(Stage::Failed(claim, StageError::permanent("the result that was stored is gone")));
@@ -329,11 +331,11 @@ impl Stages {
                 None
             }
         };
-        if event.failures > 0 && event.retried_for(now, took) >= self.give_up_after {
+        if event.consecutive_failures > 0 && event.retried_for(now, took) >= self.give_up_after {
             let patience = humantime::format_duration(self.give_up_after);
             return AfterFailure::Dead(format!("given up after {patience}: {}", error.reason), true);
         }
-        AfterFailure::Wait(self.schedule.wait(event.failures, asked, random()))
+        AfterFailure::Wait(self.schedule.wait(event.consecutive_failures, asked, random()))
     }
 }
 
@@ -341,14 +343,14 @@ impl Stages {
 struct Repeats(u32);
 
 impl Repeats {
-    /// The claim for another try, after a pause, if the step failed in passing.
+    /// The claim for another try, after a pause, if the step failed transiently.
     async fn after(&mut self, clock: &dyn Clock, failed: QueueError) -> Result<Claim, StoreError> {
         let QueueError { claim, error } = failed;
         self.pause(clock, error).await?;
         Ok(claim)
     }
 
-    /// Waits a little, unless the error is no passing one, or has come too often.
+    /// Waits a little, unless the error is permanent, or has come too often.
     async fn pause(&mut self, clock: &dyn Clock, error: StoreError) -> Result<(), StoreError> {
         if !error.is_transient() || self.0 == REPEATS {
             return Err(error);

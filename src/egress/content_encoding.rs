@@ -15,7 +15,7 @@ const GZIP_START: &[u8] = b"\x1f\x8b";
 
 /// Why an answer could not be unpacked.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum DecodeError {
     /// It is larger than is read.
     TooLarge,
     /// Its `Content-Encoding` and its bytes do not go together, or it was not asked for: in words that go behind
@@ -23,7 +23,7 @@ pub(super) enum Fault {
     Encoding(String),
 }
 
-impl Fault {
+impl DecodeError {
     fn behind(self, words: &str) -> Self {
         match self {
             Self::TooLarge => Self::TooLarge,
@@ -42,24 +42,24 @@ enum Coding {
 ///
 /// Counted while it is unpacked, at every step, so that a small answer cannot become a large one in memory. What begins
 /// as gzip does is unpacked though no header says so: no document that is read here begins like that.
-pub(super) fn unpacked(headers: &HeaderMap, bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>, Fault> {
+pub(super) fn unpacked(headers: &HeaderMap, bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>, DecodeError> {
     if bytes.is_empty() {
         return Ok(bytes);
     }
     let mut content = bytes;
     for (coding, name) in codings(headers)?.into_iter().rev() {
         let words = format!("says Content-Encoding {name}, and its answer");
-        content = undo(coding, &content, limit).map_err(|fault| fault.behind(&words))?;
+        content = undo(coding, &content, limit).map_err(|error| error.behind(&words))?;
     }
     if content.starts_with(GZIP_START) {
         let words = "says nothing of gzip, and its answer begins like that, but";
-        content = undo(Coding::Gzip, &content, limit).map_err(|fault| fault.behind(words))?;
+        content = undo(Coding::Gzip, &content, limit).map_err(|error| error.behind(words))?;
     }
     Ok(content)
 }
 
 /// The codings of an answer and how it names them, in the order in which they were applied.
-fn codings(headers: &HeaderMap) -> Result<Vec<(Coding, &'static str)>, Fault> {
+fn codings(headers: &HeaderMap) -> Result<Vec<(Coding, &'static str)>, DecodeError> {
     let lists = headers.get_all(CONTENT_ENCODING).into_iter();
     let lists: Vec<String> = lists.map(|list| String::from_utf8_lossy(list.as_bytes()).to_ascii_lowercase()).collect();
     let mut codings = Vec::new();
@@ -71,13 +71,13 @@ fn codings(headers: &HeaderMap) -> Result<Vec<(Coding, &'static str)>, Fault> {
             "aes128gcm" | "br" | "compress" | "dcb" | "dcz" | "exi" | "pack200-gzip" | "x-compress" | "zstd" => {
                 let problem =
                     format!("says Content-Encoding {name}, which was not asked for: only {ACCEPTED} can be read");
-                return Err(Fault::Encoding(problem));
+                return Err(DecodeError::Encoding(problem));
             }
             // Nothing, `identity`, or what is no coding at all: a charset is often written here by mistake.
             _ => continue,
         });
         if codings.len() > MAX_CODINGS {
-            return Err(Fault::Encoding(format!("says Content-Encoding more than {MAX_CODINGS} times over")));
+            return Err(DecodeError::Encoding(format!("says Content-Encoding more than {MAX_CODINGS} times over")));
         }
     }
     Ok(codings)
@@ -87,17 +87,17 @@ fn codings(headers: &HeaderMap) -> Result<Vec<(Coding, &'static str)>, Fault> {
 ///
 /// By their own evidence where there is some: deflate is a zlib stream by the standard and often a bare one, and
 /// answers that are gzip are called deflate.
-fn undo(coding: Coding, bytes: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
+fn undo(coding: Coding, bytes: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
     let is_gzip = bytes.starts_with(GZIP_START);
     match coding {
         Coding::Gzip | Coding::Deflate if is_gzip => read_whole(MultiGzDecoder::new(bytes), limit, |_| true),
-        Coding::Gzip => Err(Fault::Encoding("is not".to_owned())),
+        Coding::Gzip => Err(DecodeError::Encoding("is not".to_owned())),
         Coding::Deflate => match read_whole(ZlibDecoder::new(bytes), limit, |it| it.get_ref().is_empty()) {
-            Err(Fault::Encoding(problem)) => {
-                read_whole(DeflateDecoder::new(bytes), limit, |it| it.get_ref().is_empty()).map_err(|fault| match fault
+            Err(DecodeError::Encoding(problem)) => {
+                read_whole(DeflateDecoder::new(bytes), limit, |it| it.get_ref().is_empty()).map_err(|error| match error
                 {
-                    Fault::TooLarge => Fault::TooLarge,
-                    Fault::Encoding(_) => Fault::Encoding(problem),
+                    DecodeError::TooLarge => DecodeError::TooLarge,
+                    DecodeError::Encoding(_) => DecodeError::Encoding(problem),
                 })
             }
             whole => whole,
@@ -106,15 +106,21 @@ fn undo(coding: Coding, bytes: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
 }
 
 /// All that `decoder` gives. It must have read everything: a document can begin like a stream that ends early.
-fn read_whole<D: Read>(mut decoder: D, limit: usize, is_at_end: impl FnOnce(&D) -> bool) -> Result<Vec<u8>, Fault> {
+fn read_whole<D: Read>(
+    mut decoder: D,
+    limit: usize,
+    is_at_end: impl FnOnce(&D) -> bool,
+) -> Result<Vec<u8>, DecodeError> {
     let mut content = Vec::new();
     let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     match decoder.by_ref().take(bound).read_to_end(&mut content) {
-        Ok(_) if content.len() > limit => Err(Fault::TooLarge),
+        Ok(_) if content.len() > limit => Err(DecodeError::TooLarge),
         Ok(_) if is_at_end(&decoder) => Ok(content),
-        Ok(_) => Err(Fault::Encoding("is not".to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Fault::Encoding("breaks off".to_owned())),
-        Err(error) => Err(Fault::Encoding(format!("is not: {error}"))),
+        Ok(_) => Err(DecodeError::Encoding("is not".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(DecodeError::Encoding("breaks off".to_owned()))
+        }
+        Err(error) => Err(DecodeError::Encoding(format!("is not: {error}"))),
     }
 }
 
@@ -147,7 +153,7 @@ mod tests {
         encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("packs")
     }
 
-    fn read(encodings: &[&str], bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    fn read(encodings: &[&str], bytes: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
         let mut headers = HeaderMap::new();
         for encoding in encodings {
             headers.append(CONTENT_ENCODING, HeaderValue::from_str(encoding).expect("a value"));
@@ -178,7 +184,7 @@ mod tests {
             (&["gzip"], [gzip(&CONTENT[..9]), gzip(&CONTENT[9..])].concat()),
         ];
         for (encodings, bytes) in cases {
-            let content = read(encodings, bytes).unwrap_or_else(|fault| panic!("{encodings:?}: {fault:?}"));
+            let content = read(encodings, bytes).unwrap_or_else(|error| panic!("{encodings:?}: {error:?}"));
             assert_eq!(content, CONTENT, "{encodings:?}");
         }
         assert_eq!(read(&["gzip"], Vec::new()).expect("no content"), b"");
@@ -208,7 +214,7 @@ mod tests {
         ];
         for (encodings, bytes, words) in cases {
             match read(encodings, bytes) {
-                Err(Fault::Encoding(problem)) => assert!(problem.starts_with(words), "{encodings:?}: {problem}"),
+                Err(DecodeError::Encoding(problem)) => assert!(problem.starts_with(words), "{encodings:?}: {problem}"),
                 other => panic!("{encodings:?}: {other:?}"),
             }
         }
@@ -221,13 +227,13 @@ mod tests {
         for pack in [gzip, zlib, bare] {
             let encoding = if pack(b"x").starts_with(GZIP_START) { "gzip" } else { "deflate" };
             assert_eq!(read(&[encoding], pack(&just)).expect("within the limit"), just);
-            assert!(matches!(read(&[encoding], pack(&bomb)), Err(Fault::TooLarge)), "{encoding}");
+            assert!(matches!(read(&[encoding], pack(&bomb)), Err(DecodeError::TooLarge)), "{encoding}");
         }
-        assert!(matches!(read(&[], gzip(&bomb)), Err(Fault::TooLarge)));
+        assert!(matches!(read(&[], gzip(&bomb)), Err(DecodeError::TooLarge)));
         // A step in between may be no larger either.
-        assert!(matches!(read(&["gzip, gzip"], gzip(&gzip(&bomb))), Err(Fault::TooLarge)));
+        assert!(matches!(read(&["gzip, gzip"], gzip(&gzip(&bomb))), Err(DecodeError::TooLarge)));
         let padded = [gzip(b"x"), gzip(&vec![7; 40 * LIMIT])].concat();
-        assert!(matches!(read(&["gzip"], padded), Err(Fault::TooLarge)));
+        assert!(matches!(read(&["gzip"], padded), Err(DecodeError::TooLarge)));
     }
 
     proptest! {
@@ -251,8 +257,8 @@ mod tests {
             let encodings: Vec<&str> = encodings.iter().map(String::as_str).collect();
             match read(&encodings, bytes) {
                 Ok(content) => prop_assert!(content.len() <= LIMIT),
-                Err(Fault::TooLarge) => {}
-                Err(Fault::Encoding(problem)) => prop_assert!(problem.len() < 200 && problem.starts_with("says "), "{}", problem),
+                Err(DecodeError::TooLarge) => {}
+                Err(DecodeError::Encoding(problem)) => prop_assert!(problem.len() < 200 && problem.starts_with("says "), "{}", problem),
             }
         }
     }

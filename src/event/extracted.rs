@@ -14,7 +14,7 @@ pub(super) const MAX_WORD_BYTES: usize = MAX_IDENTIFIER_BYTES / 2;
 
 /// What a body says that is needed without reading the body again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct ExtractedFields {
     /// What the event is.
     pub kind: EventType,
     /// Its flag.
@@ -45,7 +45,7 @@ impl Understood {
     }
 }
 
-impl Facts {
+impl ExtractedFields {
     /// What `event` says. Its type, flag and status are cut where they are longer than any that is known.
     ///
     /// # Errors
@@ -55,14 +55,14 @@ impl Facts {
         let Understood { kind, flag } = Understood::of(event);
         let status = status_on_success(event).map(|status| cut_word(status.as_str(), MAX_WORD_BYTES));
         let account = event.account_identifier().map(str::to_owned);
-        let mut facts = Self { kind, flag, account, status_on_success: status };
-        let kept = facts.account.as_deref().map_or(Ok(()), check_length).and_then(|()| check_names(facts.names()));
+        let mut fields = Self { kind, flag, account, status_on_success: status };
+        let kept = fields.account.as_deref().map_or(Ok(()), check_length).and_then(|()| check_names(fields.names()));
         match kept {
             Ok(()) => {}
-            Err(_) if event.is_ping() => facts.account = None,
+            Err(_) if event.is_ping() => fields.account = None,
             Err(error) => return Err(error),
         }
-        Ok(facts)
+        Ok(fields)
     }
 
     fn names(&self) -> [Option<&str>; 4] {

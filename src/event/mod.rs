@@ -40,7 +40,7 @@ pub(crate) use record::bounds::MAX_RECORD_BYTES;
 pub use self::{
     body_error::{BodyError, MAX_BODY_BYTES},
     charset::charset_of,
-    extracted::{Facts, Understood},
+    extracted::{ExtractedFields, Understood},
     notification::Notification,
     query::{Hint, NotificationQuery, Oddity, QueryError},
     record::change::{AccountChange, Change, ChangeError, Failure, IllegalChange, UnfitResult, Unreadable},

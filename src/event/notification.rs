@@ -10,25 +10,25 @@ pub struct Notification {
     id: EventId,
     integration: String,
     url: EventUrl,
-    announced: Option<EventType>,
+    route_type: Option<EventType>,
     parameters: String,
-    answer_by: Option<Timestamp>,
+    response_deadline: Option<Timestamp>,
 }
 
 impl Notification {
     /// A notification of the event at `url` for `integration`.
     ///
-    /// `announced` is the type its route stands for, if the route stands for one; `parameters` are the
+    /// `route_type` is the type its route stands for, if the route stands for one; `parameters` are the
     /// other query parameters, kept as they came.
     #[must_use]
-    pub fn new(integration: String, url: EventUrl, announced: Option<EventType>, parameters: String) -> Self {
-        Self { id: EventId::of(&integration, &url), integration, url, announced, parameters, answer_by: None }
+    pub fn new(integration: String, url: EventUrl, route_type: Option<EventType>, parameters: String) -> Self {
+        Self { id: EventId::of(&integration, &url), integration, url, route_type, parameters, response_deadline: None }
     }
 
     /// The same from a caller that waits for the result until `moment`, if its type is one that is waited for.
     #[must_use]
-    pub fn answered_by(self, moment: Option<Timestamp>) -> Self {
-        Self { answer_by: moment, ..self }
+    pub fn with_response_deadline(self, moment: Option<Timestamp>) -> Self {
+        Self { response_deadline: moment, ..self }
     }
 
     /// The same of an event that is known as `id`, the name an earlier release gave it.
@@ -39,8 +39,8 @@ impl Notification {
 
     /// Until when its caller waits for the result.
     #[must_use]
-    pub const fn answer_by(&self) -> Option<Timestamp> {
-        self.answer_by
+    pub const fn response_deadline(&self) -> Option<Timestamp> {
+        self.response_deadline
     }
 
     /// The event's id.
@@ -63,8 +63,8 @@ impl Notification {
 
     /// The type the route stands for.
     #[must_use]
-    pub const fn announced(&self) -> Option<&EventType> {
-        self.announced.as_ref()
+    pub const fn route_type(&self) -> Option<&EventType> {
+        self.route_type.as_ref()
     }
 
     /// Query parameters beside the event URL, as they came.

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::excess::{Excess, Refusals};
 use super::farewell::{Farewell, Malformed, Wording};
 use super::limiter::ConnectionPermit;
+use super::limits::{LimitCounters, LimitExceeded};
 use crate::clock::{Clock, Moment};
 use crate::log_limiter::LogLimiter;
 
@@ -44,7 +44,7 @@ pub(crate) struct ConnectionTimes {
 pub(super) struct Policy {
     pub(super) times: ConnectionTimes,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) limit_counters: Arc<LimitCounters>,
     pub(super) wording: Wording,
     pub(super) log: LogLimiter,
 }
@@ -57,7 +57,7 @@ enum Body {
     /// Not all of it was read.
     Incomplete,
     /// It is not waited for any longer.
-    Refused(Excess),
+    Refused(LimitExceeded),
 }
 
 /// One connection, as all that deals with it sees it.
@@ -133,14 +133,14 @@ impl Connection {
     }
 
     /// Why its requests are turned away, if they are.
-    pub(super) fn excess(&self) -> Option<Excess> {
-        self.permit.excess
+    pub(super) fn exceeded(&self) -> Option<LimitExceeded> {
+        self.permit.exceeded
     }
 
     /// What was wrong with the body of the present request, if that is why it ended early.
-    pub(super) fn body_excess(&self) -> Option<Excess> {
+    pub(super) fn body_limit_exceeded(&self) -> Option<LimitExceeded> {
         match self.body.get() {
-            Body::Refused(excess) => Some(excess),
+            Body::Refused(exceeded) => Some(exceeded),
             Body::Complete | Body::Incomplete => None,
         }
     }
@@ -201,7 +201,7 @@ impl Connection {
         self.since.set(now);
         self.permit.waits(now);
         self.refill(self.policy.times.max_head_bytes);
-        if self.has_unread_body() || self.excess().is_some() {
+        if self.has_unread_body() || self.exceeded().is_some() {
             self.is_ending.set(true);
             self.is_nudged.set(true);
         }
@@ -241,10 +241,10 @@ impl Connection {
         }
         self.is_ending.set(true);
         if is_too_large {
-            self.policy.refusals.note(Excess::Headers);
-            return Some(Farewell::Excess(Excess::Headers));
+            self.policy.limit_counters.note(LimitExceeded::Headers);
+            return Some(Farewell::LimitExceeded(LimitExceeded::Headers));
         }
-        self.policy.refusals.note_malformed();
+        self.policy.limit_counters.note_malformed();
         let malformed = self.opening.get();
         if let Some(times) = self.policy.log.admit(malformed.name()) {
             tracing::warn!(kind = malformed.name(), times, "what arrives is no request: {malformed}");
@@ -280,7 +280,7 @@ impl Connection {
         match self.budget.get() {
             0 if self.is_handling.get() => {
                 if self.body.get() == Body::Incomplete {
-                    self.body.set(Body::Refused(Excess::Body));
+                    self.body.set(Body::Refused(LimitExceeded::Body));
                     return Budget::Again;
                 }
                 self.is_throttled.set(true);
@@ -289,7 +289,7 @@ impl Connection {
             // What was read may hold whole requests that were not looked at yet.
             0 if !self.is_throttled.replace(true) => Budget::Again,
             0 => {
-                self.say_farewell(Excess::Headers);
+                self.say_farewell(LimitExceeded::Headers);
                 Budget::End
             }
             bytes => Budget::Bytes(bytes.min(READ_AT_ONCE)),
@@ -336,9 +336,9 @@ impl Connection {
         self.is_nudged.take() || is_muted_now
     }
 
-    fn say_farewell(&self, excess: Excess) {
-        self.policy.refusals.note(excess);
-        self.farewell.set(Some(Farewell::Excess(excess)));
+    fn say_farewell(&self, exceeded: LimitExceeded) {
+        self.policy.limit_counters.note(exceeded);
+        self.farewell.set(Some(Farewell::LimitExceeded(exceeded)));
         self.is_ending.set(true);
         self.since.set(self.policy.clock.monotonic());
     }
@@ -384,7 +384,7 @@ impl Connection {
         if self.is_ending.get() {
             return Some(since.plus(LINGER_TIME));
         }
-        let is_idle = self.head_bytes.get() == 0 && self.excess().is_none();
+        let is_idle = self.head_bytes.get() == 0 && self.exceeded().is_none();
         Some(since.plus(if is_idle { times.keep_alive } else { times.request }))
     }
 
@@ -393,13 +393,13 @@ impl Connection {
             return Expiry::Closed;
         }
         if self.is_handling.get() {
-            self.body.set(Body::Refused(Excess::Slow));
+            self.body.set(Body::Refused(LimitExceeded::Slow));
             return Expiry::Told;
         }
         if self.is_ending.get() || self.head_bytes.get() == 0 {
             return Expiry::Closed;
         }
-        self.say_farewell(Excess::Slow);
+        self.say_farewell(LimitExceeded::Slow);
         Expiry::Told
     }
 }

@@ -5,13 +5,13 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use serde_json::json;
 
-use super::excess::Excess;
+use super::limits::LimitExceeded;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Farewell {
     /// The head has too much of something.
-    Excess(Excess),
+    LimitExceeded(LimitExceeded),
     /// What arrives is no HTTP/1.1 request.
     Malformed(Malformed),
 }
@@ -63,7 +63,7 @@ impl fmt::Display for Malformed {
 impl Farewell {
     const fn status_code(self) -> StatusCode {
         match self {
-            Self::Excess(excess) => excess.status_code(),
+            Self::LimitExceeded(exceeded) => exceeded.status_code(),
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
         }
     }
@@ -72,7 +72,7 @@ impl Farewell {
 impl fmt::Display for Farewell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Excess(excess) => excess.fmt(f),
+            Self::LimitExceeded(exceeded) => exceeded.fmt(f),
             Self::Malformed(malformed) => malformed.fmt(f),
         }
     }

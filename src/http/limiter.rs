@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::excess::Excess;
+use super::limits::LimitExceeded;
 use crate::clock::Moment;
 
 /// What stands instead of the moment since which a connection waits, while it is busy.
@@ -95,7 +95,7 @@ pub(super) struct ConnectionPermit {
     id: u64,
     shared: Arc<Shared>,
     /// Why it may be told so, and no more.
-    pub(super) excess: Option<Excess>,
+    pub(super) exceeded: Option<LimitExceeded>,
 }
 
 impl ConnectionLimiter {
@@ -110,8 +110,8 @@ impl ConnectionLimiter {
             Arc::new(Shared { waiting_since: micros(now).into(), is_evicted: false.into(), task: OnceLock::new() });
         let mut connections = self.connections();
         let id = connections.next_number();
-        let excess = connections.make_room(network, self.share_of(address), self.limits.total, now);
-        if excess.is_some() {
+        let exceeded = connections.make_room(network, self.share_of(address), self.limits.total, now);
+        if exceeded.is_some() {
             if connections.surplus.len() >= self.limits.surplus
                 && let Some((_, oldest)) = connections.surplus.pop_first()
             {
@@ -122,7 +122,7 @@ impl ConnectionLimiter {
             connections.insert(id, network, Arc::clone(&shared), micros(now));
         }
         drop(connections);
-        ConnectionPermit { limiter: Arc::clone(self), id, shared, excess }
+        ConnectionPermit { limiter: Arc::clone(self), id, shared, exceeded }
     }
 
     fn share_of(&self, address: IpAddr) -> usize {
@@ -162,11 +162,11 @@ impl Connections {
     }
 
     /// Sees to it that one more of `network` fits in, or says of what there are too many.
-    fn make_room(&mut self, network: IpNet, share: usize, total: usize, now: Moment) -> Option<Excess> {
-        let (excess, only) = if self.of_network.get(&network).map_or(0, BTreeSet::len) >= share {
-            (Excess::ConnectionsOfAddress, Some(network))
+    fn make_room(&mut self, network: IpNet, share: usize, total: usize, now: Moment) -> Option<LimitExceeded> {
+        let (exceeded, only) = if self.of_network.get(&network).map_or(0, BTreeSet::len) >= share {
+            (LimitExceeded::ConnectionsOfAddress, Some(network))
         } else if self.open.len() >= total {
-            (Excess::Connections, None)
+            (LimitExceeded::Connections, None)
         } else {
             return None;
         };
@@ -178,7 +178,7 @@ impl Connections {
                 tracing::warn!(total, "all connections are taken; the idlest are closed for new ones");
             }
         }
-        if self.evict(only, micros(now)) { None } else { Some(excess) }
+        if self.evict(only, micros(now)) { None } else { Some(exceeded) }
     }
 
     /// Closes the connection that has waited longest, of all or of one network; says whether there was one.
@@ -231,7 +231,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut connections = self.limiter.connections();
-        if self.excess.is_some() {
+        if self.exceeded.is_some() {
             connections.surplus.remove(&self.id);
         } else {
             connections.remove(self.id);
@@ -306,7 +306,7 @@ mod tests {
         let mut strangers = Vec::new();
         for number in 0..2000_u64 {
             let stranger = admit(&limiter, &format!("2001:db8:0:{:x}::{number:x}", number % 40), 2 + number);
-            assert_eq!(stranger.excess, None);
+            assert_eq!(stranger.exceeded, None);
             strangers.push(stranger);
         }
         assert!(busy.iter().all(|permit| !permit.is_evicted()));
@@ -323,10 +323,10 @@ mod tests {
         let busy = [1, 2].map(|number| admit(&limiter, &format!("203.0.113.{number}"), number));
         busy.iter().for_each(ConnectionPermit::is_busy);
         let newcomers = [3, 4, 5].map(|number| admit(&limiter, &format!("203.0.113.{number}"), number));
-        assert!(newcomers.iter().all(|newcomer| newcomer.excess == Some(Excess::Connections)));
+        assert!(newcomers.iter().all(|newcomer| newcomer.exceeded == Some(LimitExceeded::Connections)));
         assert_eq!(newcomers.each_ref().map(ConnectionPermit::is_evicted), [true, false, false]);
         drop(busy);
-        assert_eq!(admit(&limiter, "203.0.113.6", 6).excess, None);
+        assert_eq!(admit(&limiter, "203.0.113.6", 6).exceeded, None);
         drop(newcomers);
         assert!(limiter.connections().surplus.is_empty());
     }
@@ -344,7 +344,7 @@ mod tests {
     fn a_clock_that_stands_still_is_no_reason_to_turn_anybody_away() {
         let limiter = limiter(2, 2);
         let permits = [1, 2, 3, 4].map(|number| admit(&limiter, &format!("203.0.113.{number}"), 1));
-        assert_eq!(permits.each_ref().map(|permit| permit.excess), [None; 4]);
+        assert_eq!(permits.each_ref().map(|permit| permit.exceeded), [None; 4]);
         assert_eq!(permits.each_ref().map(ConnectionPermit::is_evicted), [true, true, false, false]);
     }
 }

@@ -6,11 +6,11 @@
 mod authorization;
 mod client_address;
 mod connection;
-mod excess;
 mod farewell;
 mod files;
 pub(crate) mod health;
 mod limiter;
+mod limits;
 mod negotiation;
 mod observed;
 mod private;
@@ -42,10 +42,10 @@ use stream::GuardedStream;
 pub(crate) use authorization::{bearer_token, is_same_secret};
 pub(crate) use client_address::ClientAddresses;
 pub(crate) use connection::ConnectionTimes;
-pub use excess::{Excess, Refusals};
 pub(crate) use farewell::Wording;
 pub(crate) use files::raise_open_file_limit;
 pub(crate) use limiter::ConnectionLimits;
+pub use limits::{LimitCounters, LimitExceeded};
 pub(crate) use negotiation::prefers_xml;
 pub(crate) use private::{HEAD_SLACK, PRIVATE_CONNECTIONS, surplus};
 pub(crate) use resource::{POST, READ, postable, readable};
@@ -68,8 +68,8 @@ pub(crate) struct Listener {
     pub(crate) times: ConnectionTimes,
     /// How many connections there may be.
     pub(crate) connections: ConnectionLimits,
-    /// Where refusals are counted.
-    pub(crate) refusals: Arc<Refusals>,
+    /// Where exceeded limits are counted.
+    pub(crate) limit_counters: Arc<LimitCounters>,
     /// How it words what it says where there is no request to be answered.
     pub(crate) wording: Wording,
     /// What time it is.
@@ -79,13 +79,13 @@ pub(crate) struct Listener {
 }
 
 /// Why requests on the connection of `request` are turned away, if they are.
-pub(crate) fn excess_of_connection(request: &HttpRequest) -> Option<Excess> {
-    request.conn_data::<Rc<Connection>>()?.excess()
+pub(crate) fn limit_exceeded_by_connection(request: &HttpRequest) -> Option<LimitExceeded> {
+    request.conn_data::<Rc<Connection>>()?.exceeded()
 }
 
 /// Why the body of `request` ended early, if the connection did not wait for more of it.
-pub(crate) fn excess_of_body(request: &HttpRequest) -> Option<Excess> {
-    request.conn_data::<Rc<Connection>>()?.body_excess()
+pub(crate) fn limit_exceeded_by_body(request: &HttpRequest) -> Option<LimitExceeded> {
+    request.conn_data::<Rc<Connection>>()?.body_limit_exceeded()
 }
 
 /// Binds `address`, which the configuration has under `key`, and makes a server of `routes` on it. It serves once it is
@@ -105,11 +105,11 @@ fn bind(
     routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
 ) -> io::Result<(Server, SocketAddr)> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
-    let Listener { times, connections, refusals, wording, clock, shutdown_timeout } = listener;
+    let Listener { times, connections, limit_counters, wording, clock, shutdown_timeout } = listener;
     // A newcomer has to be taken in before somebody can make room for it.
     let taken_in = connections.total.saturating_add(connections.surplus.saturating_mul(2));
     let limiter = ConnectionLimiter::new(connections);
-    let policy = Arc::new(Policy { times, log: LogLimiter::new(Arc::clone(&clock)), clock, refusals, wording });
+    let policy = Arc::new(Policy { times, log: LogLimiter::new(Arc::clone(&clock)), clock, limit_counters, wording });
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(taken_in.div_ceil(workers))

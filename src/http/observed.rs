@@ -15,7 +15,7 @@ use futures_core::Stream;
 use pin_project_lite::pin_project;
 
 use super::connection::Connection;
-use super::excess::Excess;
+use super::limits::LimitExceeded;
 
 /// A service of requests, each reported to the connection it came by.
 pub(super) struct Observed<S> {
@@ -44,16 +44,16 @@ where
         }
         // An upgrade that is asked for is not taken, and ends the connection like `close`.
         let closes = request.head().connection_type() != ConnectionType::KeepAlive;
-        let turn = connection.map(|connection| {
+        let guard = connection.map(|connection| {
             let has_body = !matches!(request.payload(), Payload::None);
             connection.begin(has_body);
             if has_body {
                 let incoming = Incoming { payload: request.take_payload(), connection: Rc::clone(&connection) };
                 *request.payload() = Payload::Stream { payload: Box::pin(incoming) };
             }
-            Turn(connection)
+            RequestGuard(connection)
         });
-        Handling::Worked { work: self.requests.call(request), turn, closes }
+        Handling::Worked { work: self.requests.call(request), guard, closes }
     }
 }
 
@@ -67,9 +67,9 @@ pub(super) async fn expect(request: Request) -> Result<Request, actix_web::Error
 }
 
 /// A request that is worked on, until its answer is complete or nobody waits for it any more.
-struct Turn(Rc<Connection>);
+struct RequestGuard(Rc<Connection>);
 
-impl Drop for Turn {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -83,7 +83,7 @@ pin_project! {
         Worked {
             #[pin]
             work: F,
-            turn: Option<Turn>,
+            guard: Option<RequestGuard>,
             closes: bool,
         },
         /// It came behind the one whose answer closes the connection.
@@ -98,8 +98,8 @@ where
     type Output = Result<Response<ObservedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (work, turn, closes) = match self.project() {
-            HandlingProjection::Worked { work, turn, closes } => (work, turn, *closes),
+        let (work, guard, closes) = match self.project() {
+            HandlingProjection::Worked { work, guard, closes } => (work, guard, *closes),
             HandlingProjection::Refused { connection } => {
                 ready!(connection.poll_muted());
                 // Nobody gets to read it.
@@ -109,20 +109,20 @@ where
             }
         };
         let result = ready!(work.poll(cx));
-        let turn = turn.take();
+        let guard = guard.take();
         Poll::Ready(result.map(|response| {
             let mut response: Response<B> = response.into();
             // Heads come from a pool, and what one does to its connection depends on the version that it served last.
             response.head_mut().version = actix_http::Version::HTTP_11;
             // What follows a body that nobody read cannot be told from it.
-            let is_unread = turn.as_ref().is_some_and(|Turn(connection)| connection.has_unread_body());
+            let is_unread = guard.as_ref().is_some_and(|RequestGuard(connection)| connection.has_unread_body());
             if closes || is_unread || response.head().connection_type() == ConnectionType::Close {
                 response.head_mut().set_connection_type(ConnectionType::Close);
-                if let Some(Turn(connection)) = &turn {
+                if let Some(RequestGuard(connection)) = &guard {
                     connection.closes();
                 }
             }
-            response.map_body(|_, body| ObservedBody { body: Some(body), _turn: turn })
+            response.map_body(|_, body| ObservedBody { body: Some(body), _turn: guard })
         }))
     }
 }
@@ -132,7 +132,7 @@ pin_project! {
     pub(super) struct ObservedBody<B> {
         #[pin]
         body: Option<B>,
-        _turn: Option<Turn>,
+        _turn: Option<RequestGuard>,
     }
 }
 
@@ -158,10 +158,10 @@ impl Stream for Incoming {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.connection.body_excess() {
+        match self.connection.body_limit_exceeded() {
             None => {}
-            Some(Excess::Slow) => {
-                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, Excess::Slow.to_string());
+            Some(LimitExceeded::Slow) => {
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, LimitExceeded::Slow.to_string());
                 return Poll::Ready(Some(Err(PayloadError::Io(error))));
             }
             Some(_) => return Poll::Ready(Some(Err(PayloadError::Overflow))),

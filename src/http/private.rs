@@ -30,7 +30,7 @@ impl Listener {
                 surplus: surplus(PRIVATE_CONNECTIONS),
                 exempt: Vec::new(),
             },
-            refusals: Arc::default(),
+            limit_counters: Arc::default(),
             wording: Wording::Problem,
             clock,
             shutdown_timeout,

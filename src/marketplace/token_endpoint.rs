@@ -80,7 +80,7 @@ pub enum CredentialForm {
 
 /// Why a request brought no token.
 #[derive(Debug, Error)]
-enum Refusal {
+enum TokenRefusal {
     /// Our credentials are not taken, in this form.
     #[error("{0}")]
     Credentials(CallError),
@@ -126,9 +126,11 @@ impl TokenEndpoint {
         let has_worked = self.have_worked.load(Ordering::Relaxed);
         let first = match self.ask_with(self.form()).await {
             Ok(issued) => return Ok(issued),
-            Err(Refusal::Credentials(_)) if may_be_form => None,
-            Err(Refusal::Anything(error)) if may_be_form && !has_worked => Some(error),
-            Err(Refusal::Credentials(error) | Refusal::Anything(error) | Refusal::Other(error)) => return Err(error),
+            Err(TokenRefusal::Credentials(_)) if may_be_form => None,
+            Err(TokenRefusal::Anything(error)) if may_be_form && !has_worked => Some(error),
+            Err(TokenRefusal::Credentials(error) | TokenRefusal::Anything(error) | TokenRefusal::Other(error)) => {
+                return Err(error);
+            }
         };
         let other = match self.form() {
             CredentialForm::Encoded => CredentialForm::Raw,
@@ -138,9 +140,9 @@ impl TokenEndpoint {
         self.is_raw_first.store(other == CredentialForm::Raw, Ordering::Relaxed);
         self.ask_with(other).await.map_err(|refusal| {
             let (error, got_further) = match refusal {
-                Refusal::Credentials(error) => (error, false),
-                Refusal::Anything(error) => (error, first.is_none()),
-                Refusal::Other(error) => return error,
+                TokenRefusal::Credentials(error) => (error, false),
+                TokenRefusal::Anything(error) => (error, first.is_none()),
+                TokenRefusal::Other(error) => return error,
             };
             if got_further {
                 return error;
@@ -151,7 +153,7 @@ impl TokenEndpoint {
         })
     }
 
-    async fn ask_with(&self, form: CredentialForm) -> Result<Issued, Refusal> {
+    async fn ask_with(&self, form: CredentialForm) -> Result<Issued, TokenRefusal> {
         let exchange = self.client.exchange_client_credentials();
         let exchange = self.scope.iter().fold(exchange, |exchange, scope| exchange.add_scope(scope.clone()));
         let way = Way { endpoint: self, form };
@@ -159,10 +161,11 @@ impl TokenEndpoint {
             RequestTokenError::Request(refusal) => refusal,
             // None of them is repeated: the answer may hold a token.
             RequestTokenError::ServerResponse(_) | RequestTokenError::Parse(_, _) | RequestTokenError::Other(_) => {
-                Refusal::Other(CallError::token("the token endpoint's answer cannot be read".to_owned(), None))
+                TokenRefusal::Other(CallError::token("the token endpoint's answer cannot be read".to_owned(), None))
             }
         })?;
-        let issued = issued(&answer).map_err(|reason| Refusal::Other(CallError::token(reason.to_owned(), None)))?;
+        let issued =
+            issued(&answer).map_err(|reason| TokenRefusal::Other(CallError::token(reason.to_owned(), None)))?;
         self.have_worked.store(true, Ordering::Relaxed);
         Ok(issued)
     }
@@ -206,23 +209,23 @@ struct Way<'e> {
 }
 
 impl Way<'_> {
-    async fn exchange(&self, mut request: HttpRequest) -> Result<HttpResponse, Refusal> {
+    async fn exchange(&self, mut request: HttpRequest) -> Result<HttpResponse, TokenRefusal> {
         if let (CredentialForm::Raw, Some(raw)) = (self.form, &self.endpoint.raw) {
             let raw = HeaderValue::from_str(raw.expose_secret())
-                .map_err(|error| Refusal::Other(EgressError::Unsendable(error.to_string()).into()))?;
+                .map_err(|error| TokenRefusal::Other(EgressError::Unsendable(error.to_string()).into()))?;
             request.headers_mut().insert(AUTHORIZATION, raw);
         }
         if let Some(credentials) = request.headers_mut().get_mut(AUTHORIZATION) {
             credentials.set_sensitive(true);
         }
         let answer = self.endpoint.egress.call(request).await.map_err(|error| {
-            Refusal::Other(CallError::token(format!("the token endpoint gave no answer: {error}"), None))
+            TokenRefusal::Other(CallError::token(format!("the token endpoint gave no answer: {error}"), None))
         })?;
         self.read(&answer)
     }
 
     /// The answer as RFC 6749 has it, if that is what it means.
-    fn read(&self, answer: &HttpResponse) -> Result<HttpResponse, Refusal> {
+    fn read(&self, answer: &HttpResponse) -> Result<HttpResponse, TokenRefusal> {
         let status = answer.status();
         let fields = fields_of(answer);
         let error = fields.as_ref().and_then(|fields| fields.get("error")).and_then(Value::as_str);
@@ -235,7 +238,10 @@ impl Way<'_> {
         let is_refusal = !has_token && (error.is_some() || names_client);
         if let Some(fields) = fields.as_ref().filter(|_| status.is_success() && !is_refusal) {
             let body = serde_json::to_vec(fields).map_err(|error| {
-                Refusal::Other(CallError::token(format!("the token endpoint's answer cannot be read: {error}"), None))
+                TokenRefusal::Other(CallError::token(
+                    format!("the token endpoint's answer cannot be read: {error}"),
+                    None,
+                ))
             })?;
             return Ok(as_json(body));
         }
@@ -244,17 +250,17 @@ impl Way<'_> {
         let may_be_code = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) || status.is_success();
         let reason = match code.filter(|_| may_be_code || names_client) {
             Some(code) => format!("the token endpoint refused our client: {}", self.endpoint.shown(code)),
-            None if status.is_success() => return Err(Refusal::Other(CallError::token(no_token(answer), None))),
+            None if status.is_success() => return Err(TokenRefusal::Other(CallError::token(no_token(answer), None))),
             None => format!("the token endpoint answered {status}"),
         };
         let error = CallError::token(reason, retry_after(answer.headers(), self.endpoint.clock.now()));
         let is_about_credentials = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || names_client;
         Err(if is_about_credentials {
-            Refusal::Credentials(error)
+            TokenRefusal::Credentials(error)
         } else if may_be_code {
-            Refusal::Anything(error)
+            TokenRefusal::Anything(error)
         } else {
-            Refusal::Other(error)
+            TokenRefusal::Other(error)
         })
     }
 }
@@ -311,8 +317,8 @@ fn media_type(answer: &HttpResponse) -> String {
 }
 
 impl<'c> AsyncHttpClient<'c> for Way<'_> {
-    type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Refusal>> + Send + 'c>>;
+    type Error = TokenRefusal;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, TokenRefusal>> + Send + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(self.exchange(request))

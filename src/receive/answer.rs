@@ -7,10 +7,10 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 
-use super::given::Given;
+use super::notify_on_sent::NotifyOnSent;
 use crate::authenticate::AuthenticationError;
 use crate::event::{ErrorCode, EventResult, EventUrlError, QueryError};
-use crate::http::{self, Excess};
+use crate::http::{self, LimitExceeded};
 use crate::store::StoreError;
 
 /// Seconds after which a caller that was turned away for want of room may come back.
@@ -18,7 +18,7 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// Why a notification was not taken. `Display` is what the caller is told.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum ReceiveError {
     /// The caller did not prove who it is, or may not do this.
     Caller(AuthenticationError),
     /// The event lies in a marketplace of another integration than the caller's.
@@ -30,10 +30,10 @@ pub(super) enum Fault {
     /// The notification could not be made durable. Why is logged, not told.
     NotRecorded(StoreError),
     /// The request has too much of something.
-    Excess(Excess),
+    LimitExceeded(LimitExceeded),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ReceiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Caller(error) => error.fmt(f),
@@ -46,12 +46,12 @@ impl fmt::Display for Fault {
                 f.write_str("too many events are waiting to be recorded; try again")
             }
             Self::NotRecorded(_) => f.write_str("the event cannot be recorded at present; try again"),
-            Self::Excess(excess) => excess.fmt(f),
+            Self::LimitExceeded(exceeded) => exceeded.fmt(f),
         }
     }
 }
 
-impl Fault {
+impl ReceiveError {
     fn error_code(&self) -> ErrorCode {
         match self {
             Self::Caller(error) => match error {
@@ -68,12 +68,17 @@ impl Fault {
                 | AuthenticationError::TooManyFailures { .. } => ErrorCode::Unauthorized,
             },
             Self::OtherIntegration => ErrorCode::Forbidden,
-            Self::Query(_) | Self::EventUrl(_) | Self::Excess(Excess::Url | Excess::Headers | Excess::Body) => {
+            Self::Query(_)
+            | Self::EventUrl(_)
+            | Self::LimitExceeded(LimitExceeded::Url | LimitExceeded::Headers | LimitExceeded::Body) => {
                 ErrorCode::InvalidResponse
             }
             Self::NotRecorded(_)
-            | Self::Excess(
-                Excess::Slow | Excess::ConnectionsOfAddress | Excess::Connections | Excess::RequestsInFlight,
+            | Self::LimitExceeded(
+                LimitExceeded::Slow
+                | LimitExceeded::ConnectionsOfAddress
+                | LimitExceeded::Connections
+                | LimitExceeded::RequestsInFlight,
             ) => ErrorCode::TransportError,
         }
     }
@@ -96,7 +101,7 @@ impl Fault {
             Self::OtherIntegration => StatusCode::FORBIDDEN,
             Self::Query(_) | Self::EventUrl(_) => StatusCode::BAD_REQUEST,
             Self::NotRecorded(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Excess(excess) => excess.status_code(),
+            Self::LimitExceeded(exceeded) => exceeded.status_code(),
         }
     }
 
@@ -117,16 +122,16 @@ pub(super) fn seconds(wait: Duration) -> HeaderValue {
 
 /// A fault, in the format that the caller can read.
 #[derive(Debug)]
-pub(super) struct Refusal {
-    fault: Fault,
+pub(super) struct ErrorResponse {
+    error: ReceiveError,
     format: Format,
     /// How to authenticate, for those who have not.
     challenge: Option<HeaderValue>,
 }
 
-impl Refusal {
-    pub(super) fn new(fault: impl Into<Fault>, format: Format) -> Self {
-        Self { fault: fault.into(), format, challenge: None }
+impl ErrorResponse {
+    pub(super) fn new(error: impl Into<ReceiveError>, format: Format) -> Self {
+        Self { error: error.into(), format, challenge: None }
     }
 
     /// The refusal of a caller that may authenticate as `challenge` says.
@@ -135,51 +140,51 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fault.fmt(f)
+        self.error.fmt(f)
     }
 }
 
-impl ResponseError for Refusal {
+impl ResponseError for ErrorResponse {
     fn status_code(&self) -> StatusCode {
-        self.fault.status_code()
+        self.error.status_code()
     }
 
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
-        let mut response = self.format.result(status, &EventResult::failure(self.fault.error_code(), self.to_string()));
+        let mut response = self.format.result(status, &EventResult::failure(self.error.error_code(), self.to_string()));
         if status == StatusCode::UNAUTHORIZED
             && let Some(challenge) = &self.challenge
         {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
         }
-        if let Some(wait) = self.fault.retry_after() {
+        if let Some(wait) = self.error.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, wait);
         }
         response
     }
 }
 
-impl From<AuthenticationError> for Fault {
+impl From<AuthenticationError> for ReceiveError {
     fn from(error: AuthenticationError) -> Self {
         Self::Caller(error)
     }
 }
 
-impl From<Excess> for Fault {
-    fn from(excess: Excess) -> Self {
-        Self::Excess(excess)
+impl From<LimitExceeded> for ReceiveError {
+    fn from(exceeded: LimitExceeded) -> Self {
+        Self::LimitExceeded(exceeded)
     }
 }
 
-impl From<QueryError> for Fault {
+impl From<QueryError> for ReceiveError {
     fn from(error: QueryError) -> Self {
         Self::Query(error)
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for ReceiveError {
     fn from(error: StoreError) -> Self {
         Self::NotRecorded(error)
     }
@@ -207,7 +212,7 @@ impl Format {
     /// The answer that gives a result, and what to do once it is given.
     pub(super) fn giving(self, result: &EventResult, given: impl FnOnce() + Unpin + 'static) -> HttpResponse {
         let (content_type, body) = self.write(result);
-        HttpResponse::Ok().insert_header((CONTENT_TYPE, content_type)).body(Given::new(body, given))
+        HttpResponse::Ok().insert_header((CONTENT_TYPE, content_type)).body(NotifyOnSent::new(body, given))
     }
 
     fn write(self, result: &EventResult) -> (&'static str, Vec<u8>) {

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 
-use super::Door;
+use super::PublicListener;
 use crate::http::health;
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
@@ -10,10 +10,10 @@ pub(super) fn routes(app: &mut web::ServiceConfig) {
 }
 
 /// The same to anybody: why it is not ready is logged no oftener than a log can bear.
-async fn is_ready(door: web::Data<Door>) -> HttpResponse {
-    let readiness = health::readiness(&door.delivery_ended, door.inbox.ready()).await;
+async fn is_ready(listener: web::Data<PublicListener>) -> HttpResponse {
+    let readiness = health::readiness(&listener.delivery_ended, listener.inbox.ready()).await;
     if let Err(error) = &readiness
-        && let Some(times) = door.log.admit("not_ready")
+        && let Some(times) = listener.log.admit("not_ready")
     {
         tracing::warn!(%error, times, "not ready");
     }

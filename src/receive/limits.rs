@@ -12,35 +12,35 @@ use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, web};
 
-use super::Door;
-use super::answer::{Format, Refusal};
+use super::PublicListener;
+use super::answer::{ErrorResponse, Format};
 use crate::config::{Limits, Server};
-use crate::http::{self, ClientAddresses, Excess, Refusals};
+use crate::http::{self, ClientAddresses, LimitCounters, LimitExceeded};
 use crate::store::StoreError;
 
 /// What keeps strangers within the limits.
-pub(super) struct Threshold {
+pub(super) struct RequestLimiter {
     limits: Limits,
     clients: ClientAddresses,
-    refusals: Arc<Refusals>,
+    limit_counters: Arc<LimitCounters>,
     in_flight: AtomicUsize,
 }
 
 /// One request, counted as long as it is being answered.
-pub(super) struct Turn<'a>(&'a AtomicUsize);
+pub(super) struct InFlightGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Turn<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Threshold {
+impl RequestLimiter {
     pub(super) fn new(server: &Server) -> Arc<Self> {
         Arc::new(Self {
             limits: server.limits.clone(),
             clients: ClientAddresses::new(server.trusted_proxies.clone()),
-            refusals: Arc::default(),
+            limit_counters: Arc::default(),
             in_flight: AtomicUsize::new(0),
         })
     }
@@ -54,41 +54,41 @@ impl Threshold {
         &self.limits
     }
 
-    pub(super) const fn refusals(&self) -> &Arc<Refusals> {
-        &self.refusals
+    pub(super) const fn limit_counters(&self) -> &Arc<LimitCounters> {
+        &self.limit_counters
     }
 
     /// What `request` has too much of.
-    fn excess_of(&self, request: &HttpRequest) -> Option<Excess> {
-        if let Some(excess) = http::excess_of_connection(request) {
-            return Some(excess);
+    fn exceeded_by(&self, request: &HttpRequest) -> Option<LimitExceeded> {
+        if let Some(exceeded) = http::limit_exceeded_by_connection(request) {
+            return Some(exceeded);
         }
         if request.uri().path_and_query().map_or(0, |url| url.as_str().len()) > self.limits.max_url_bytes {
-            return Some(Excess::Url);
+            return Some(LimitExceeded::Url);
         }
         let headers: usize =
             request.headers().iter().map(|(name, value)| name.as_str().len() + value.as_bytes().len()).sum();
         if headers > self.limits.max_header_bytes {
-            return Some(Excess::Headers);
+            return Some(LimitExceeded::Headers);
         }
         let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: u64| length > self.limits.max_body_bytes as u64) {
-            return Some(Excess::Body);
+            return Some(LimitExceeded::Body);
         }
         None
     }
 
     /// A turn for one more request, if there is one.
-    pub(super) fn enter(&self) -> Option<Turn<'_>> {
+    pub(super) fn enter(&self) -> Option<InFlightGuard<'_>> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let turn = Turn(&self.in_flight);
-        (before < self.limits.max_requests_in_flight).then_some(turn)
+        let guard = InFlightGuard(&self.in_flight);
+        (before < self.limits.max_requests_in_flight).then_some(guard)
     }
 
     /// Notes a refusal, and says it in the caller's format.
-    pub(super) fn refuse(&self, excess: Excess, request: &HttpRequest) -> Refusal {
-        self.refusals.note(excess);
-        Refusal::new(excess, Format::asked_by(request))
+    pub(super) fn refuse(&self, exceeded: LimitExceeded, request: &HttpRequest) -> ErrorResponse {
+        self.limit_counters.note(exceeded);
+        ErrorResponse::new(exceeded, Format::asked_by(request))
     }
 }
 
@@ -97,13 +97,13 @@ const HANDLING: Duration = Duration::from_secs(10);
 
 /// Stands before every public route: turns away whoever goes beyond the limits.
 pub(super) async fn keep(
-    door: web::Data<Door>,
+    listener: web::Data<PublicListener>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let threshold = &door.threshold;
-    if let Some(excess) = threshold.excess_of(request.request()) {
-        let refusal = threshold.refuse(excess, request.request());
+    let limiter = &listener.limiter;
+    if let Some(exceeded) = limiter.exceeded_by(request.request()) {
+        let refusal = limiter.refuse(exceeded, request.request());
         return Ok(closing(request.error_response(refusal)));
     }
     let path = request.match_info().as_str();
@@ -112,21 +112,21 @@ pub(super) async fn keep(
     // Where a body is read, the request is at its sender's pace until it is whole, and takes its turn then: else
     // strangers who send slowly would have all turns. How many may do so the limits of connections say.
     let is_read_first = request.method() == Method::POST && path.ends_with("/oauth2/token");
-    let _turn = match threshold.enter() {
+    let _in_flight = match limiter.enter() {
         _ if is_read_first => None,
-        Some(turn) => Some(turn),
+        Some(guard) => Some(guard),
         None if is_health => None,
         None => {
-            let refusal = threshold.refuse(Excess::RequestsInFlight, request.request());
+            let refusal = limiter.refuse(LimitExceeded::RequestsInFlight, request.request());
             return Ok(request.error_response(refusal));
         }
     };
     // Whatever is waited for, a disk that hangs included, nobody waits for ever: no marketplace does.
-    let (format, patience) = (Format::asked_by(request.request()), threshold.limits.request_timeout + HANDLING);
+    let (format, patience) = (Format::asked_by(request.request()), limiter.limits.request_timeout + HANDLING);
     tokio::select! {
         response = next.call(request) => Ok(response?.map_into_boxed_body()),
-        () = door.clock.sleep(patience) => {
-            Err(Refusal::new(StoreError::Unavailable("a request was not answered in time".to_owned()), format).into())
+        () = listener.clock.sleep(patience) => {
+            Err(ErrorResponse::new(StoreError::Unavailable("a request was not answered in time".to_owned()), format).into())
         }
     }
 }

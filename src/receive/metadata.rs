@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-use super::{Door, answer};
+use super::{PublicListener, answer};
 
 #[derive(Serialize)]
 struct Metadata<'a> {
@@ -25,8 +25,8 @@ pub(super) fn paths(prefix: &str) -> Vec<String> {
 }
 
 /// `GET /.well-known/oauth-authorization-server{prefix}`
-pub(super) async fn show(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
-    let Some(issuer) = door.authenticator.issuer() else { return answer::no_such_route(&request) };
+pub(super) async fn show(listener: web::Data<PublicListener>, request: HttpRequest) -> HttpResponse {
+    let Some(issuer) = listener.authenticator.issuer() else { return answer::no_such_route(&request) };
     HttpResponse::Ok().json(Metadata {
         issuer: issuer.identity(),
         token_endpoint: format!("{}/oauth2/token", issuer.identity()),

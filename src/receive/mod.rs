@@ -4,11 +4,11 @@
 //! record, answer.
 
 mod answer;
-mod given;
 mod health;
 mod limits;
 mod metadata;
 mod notifications;
+mod notify_on_sent;
 mod route_path;
 mod token;
 
@@ -24,37 +24,37 @@ use crate::config::{Answers, Config};
 use crate::event::BaseUrl;
 use crate::http;
 use crate::log_limiter::LogLimiter;
-use crate::shutdown::Held;
+use crate::shutdown::DropSignal;
 use crate::store::{History, Inbox};
-use limits::Threshold;
+use limits::RequestLimiter;
 
-pub use crate::http::{Excess, Refusals};
+pub use crate::http::{LimitCounters, LimitExceeded};
 
 /// What the public listener works with.
-pub struct Door {
+pub struct PublicListener {
     inbox: Arc<dyn Inbox>,
     history: Arc<dyn History>,
     clock: Arc<dyn Clock>,
     authenticator: Arc<Authenticator>,
-    threshold: Arc<Threshold>,
+    limiter: Arc<RequestLimiter>,
     integrations: Vec<Integration>,
     prefix: String,
     log: LogLimiter,
     /// Cancelled when nothing is delivered any more.
     delivery_ended: CancellationToken,
     /// Dropped last, when the store has been let go of.
-    _held: Option<Held>,
+    _drop_signal: Option<DropSignal>,
 }
 
-/// An integration as the door sees it.
+/// An integration as the public listener sees it.
 struct Integration {
     name: String,
     answers: Answers,
     marketplaces: Vec<BaseUrl>,
 }
 
-impl Door {
-    /// The door of the configured integrations.
+impl PublicListener {
+    /// The public listener of the configured integrations.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -71,28 +71,28 @@ impl Door {
         Self {
             inbox,
             history,
-            threshold: Threshold::new(&config.server),
+            limiter: RequestLimiter::new(&config.server),
             log: LogLimiter::new(Arc::clone(&clock)),
             clock,
             authenticator,
             integrations: integrations.collect(),
             prefix: config.server.public_url.path().to_owned(),
             delivery_ended: CancellationToken::new(),
-            _held: None,
+            _drop_signal: None,
         }
     }
 
     /// The same beside the delivery of an app: ready until `delivery_ended` is cancelled, and saying by `held` when it lets
     /// go of the store.
     #[must_use]
-    pub(crate) fn beside_delivery(self, delivery_ended: CancellationToken, held: Held) -> Self {
-        Self { delivery_ended, _held: Some(held), ..self }
+    pub(crate) fn beside_delivery(self, delivery_ended: CancellationToken, drop_signal: DropSignal) -> Self {
+        Self { delivery_ended, _drop_signal: Some(drop_signal), ..self }
     }
 
-    /// How often which excess was refused.
+    /// How often which exceeded limit was refused.
     #[must_use]
-    pub fn refusals(&self) -> Arc<Refusals> {
-        Arc::clone(self.threshold.refusals())
+    pub fn limit_counters(&self) -> Arc<LimitCounters> {
+        Arc::clone(self.limiter.limit_counters())
     }
 
     /// Adds the public routes to a server.

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{self, Fault, Format, Refusal};
-use super::{Door, Integration};
-use crate::authenticate::{AuthenticationError, Caller, Presented};
+use super::answer::{self, ErrorResponse, Format, ReceiveError};
+use super::{Integration, PublicListener};
+use crate::authenticate::{AuthenticationError, Caller, RequestCredentials};
 use crate::clock::Moment;
 use crate::config::Answers;
 use crate::event::{
@@ -34,7 +34,7 @@ const MAX_LOGGED_PATH: usize = 200;
 
 /// What a route's notifications are of.
 #[derive(Debug, Clone)]
-enum Announced {
+enum RouteType {
     /// One type.
     One(EventType),
     /// Any of the add-on types.
@@ -44,17 +44,17 @@ enum Announced {
 }
 
 /// The routes and what they stand for. A contract with every marketplace.
-const ROUTES: [(&str, Announced); 10] = [
-    ("/notifications", Announced::Anything),
-    ("/notifications/create", Announced::One(EventType::SubscriptionOrder)),
-    ("/notifications/upgrade", Announced::One(EventType::SubscriptionChange)),
-    ("/notifications/cancel", Announced::One(EventType::SubscriptionCancel)),
-    ("/notifications/notify", Announced::One(EventType::SubscriptionNotice)),
-    ("/notifications/assign", Announced::One(EventType::UserAssignment)),
-    ("/notifications/unassign", Announced::One(EventType::UserUnassignment)),
-    ("/notifications/event-status", Announced::One(EventType::SubscriptionStatus)),
-    ("/notifications/addon", Announced::AnyAddon),
-    ("/notifications/user-updated", Announced::One(EventType::UserUpdated)),
+const ROUTES: [(&str, RouteType); 10] = [
+    ("/notifications", RouteType::Anything),
+    ("/notifications/create", RouteType::One(EventType::SubscriptionOrder)),
+    ("/notifications/upgrade", RouteType::One(EventType::SubscriptionChange)),
+    ("/notifications/cancel", RouteType::One(EventType::SubscriptionCancel)),
+    ("/notifications/notify", RouteType::One(EventType::SubscriptionNotice)),
+    ("/notifications/assign", RouteType::One(EventType::UserAssignment)),
+    ("/notifications/unassign", RouteType::One(EventType::UserUnassignment)),
+    ("/notifications/event-status", RouteType::One(EventType::SubscriptionStatus)),
+    ("/notifications/addon", RouteType::AnyAddon),
+    ("/notifications/user-updated", RouteType::One(EventType::UserUpdated)),
 ];
 
 const ADDON_TYPES: [EventType; 5] = [
@@ -65,7 +65,7 @@ const ADDON_TYPES: [EventType; 5] = [
     EventType::AddonUnbind,
 ];
 
-impl Announced {
+impl RouteType {
     /// Whether the answer may have to wait for the event to be read, or worked.
     fn may_wait(&self, answers: &Answers) -> bool {
         match self {
@@ -84,18 +84,19 @@ impl Announced {
 }
 
 pub(super) fn routes(app: &mut web::ServiceConfig) {
-    for (path, announced) in ROUTES {
-        let receive = move |Authenticated(caller): Authenticated, door: web::Data<Door>, request: HttpRequest| {
-            let announced = announced.clone();
-            async move { receive(&caller, &door.into_inner(), &request, &announced).await }
-        };
+    for (path, route_type) in ROUTES {
+        let receive =
+            move |Authenticated(caller): Authenticated, listener: web::Data<PublicListener>, request: HttpRequest| {
+                let route_type = route_type.clone();
+                async move { receive(&caller, &listener.into_inner(), &request, &route_type).await }
+            };
         app.service(super::readable(path, receive));
     }
 }
 
 /// The answer to whatever no route is for. A marketplace that was set up with a wrong address is told from strangers by
 /// its credentials, and named in the log; what either is answered does not differ.
-pub(super) async fn no_such_route(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
+pub(super) async fn no_such_route(listener: web::Data<PublicListener>, request: HttpRequest) -> HttpResponse {
     let (path, query) = (request.path(), request.query_string());
     // What is joined to the path by a slip is told by the parameter's name.
     let is_about_events = path.contains("/notifications")
@@ -103,15 +104,15 @@ pub(super) async fn no_such_route(door: web::Data<Door>, request: HttpRequest) -
         || NotificationQuery::parse(query).is_ok();
     let is_notification = request.method().is_safe() && is_about_events;
     if is_notification
-        && let Ok(caller) = door.caller_of(&request).await
-        && let Some(times) = door.log.admit("no_such_route")
+        && let Ok(caller) = listener.caller_of(&request).await
+        && let Some(times) = listener.log.admit("no_such_route")
     {
         let path: String = without_values(path).chars().take(MAX_LOGGED_PATH).collect();
-        let integration = &door.integrations[caller.integration()].name;
+        let integration = &listener.integrations[caller.integration()].name;
         tracing::warn!(
             integration,
             path,
-            prefix = door.prefix,
+            prefix = listener.prefix,
             times,
             "a marketplace notifies an address that is no route, so its event is not recorded; in the marketplace, \
              configure the URLs below server.public_url, as the documentation lists them, and see that a proxy passes \
@@ -154,32 +155,38 @@ enum Answer {
 /// Takes one notification and answers in the caller's format.
 async fn receive(
     caller: &Caller,
-    door: &Arc<Door>,
+    listener: &Arc<PublicListener>,
     request: &HttpRequest,
-    announced: &Announced,
-) -> Result<HttpResponse, Refusal> {
+    route_type: &RouteType,
+) -> Result<HttpResponse, ErrorResponse> {
     let format = Format::asked_by(request);
     // An answer without a body can give no result, so none is waited for. The event is recorded as by GET: a 2xx says
     // that it is (G1).
     let is_head = request.method() == Method::HEAD;
-    match door.take(caller, request.query_string(), announced, is_head).await {
+    match listener.take(caller, request.query_string(), route_type, is_head).await {
         Ok(Answer::Accepted(words)) => Ok(format.result(StatusCode::ACCEPTED, &EventResult::success(words))),
         Ok(Answer::Over(result)) => Ok(format.result(StatusCode::OK, &result)),
         Ok(Answer::Result(id, result)) => {
-            let door = Arc::clone(door);
-            let given = move || drop(actix_web::rt::spawn(async move { door.note_as_handed_over(id).await }));
+            let listener = Arc::clone(listener);
+            let given = move || drop(actix_web::rt::spawn(async move { listener.note_as_handed_over(id).await }));
             Ok(format.giving(&result, given))
         }
-        Err(fault) => {
-            door.name_in_log(*caller, request, &fault);
-            Err(Refusal::new(fault, format))
+        Err(error) => {
+            listener.name_in_log(*caller, request, &error);
+            Err(ErrorResponse::new(error, format))
         }
     }
 }
 
-impl Door {
+impl PublicListener {
     /// Checks where the event of a notification lies, makes it durable, and says what to answer.
-    async fn take(&self, caller: &Caller, query: &str, announced: &Announced, is_head: bool) -> Result<Answer, Fault> {
+    async fn take(
+        &self,
+        caller: &Caller,
+        query: &str,
+        route_type: &RouteType,
+        is_head: bool,
+    ) -> Result<Answer, ReceiveError> {
         let NotificationQuery { event_url, parameters, oddity } = NotificationQuery::parse(query)?;
         let integration = &self.integrations[caller.integration()];
         let everybodys = self.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
@@ -193,9 +200,9 @@ impl Door {
         let former = EventId::former(&integration.name, &url);
         let now = self.clock.read();
         let deadline = now.monotonic.plus(RECORD_PATIENCE);
-        let may_wait = !is_head && announced.may_wait(&integration.answers);
-        let mut notification = Notification::new(integration.name.clone(), url, announced.kind().cloned(), parameters)
-            .answered_by(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
+        let may_wait = !is_head && route_type.may_wait(&integration.answers);
+        let mut notification = Notification::new(integration.name.clone(), url, route_type.kind().cloned(), parameters)
+            .with_response_deadline(may_wait.then(|| now.wall.plus(CALLERS_PATIENCE)));
         // An event that an earlier release recorded under this spelling of its URL keeps its name.
         if let Some(former) = former
             && self
@@ -228,11 +235,11 @@ impl Door {
                 }
             }
         };
-        if announced.kind() == Some(&EventType::SubscriptionNotice) {
+        if route_type.kind() == Some(&EventType::SubscriptionNotice) {
             return Ok(Answer::Over(EventResult::success(words)));
         }
         let decided = match subscription {
-            Some(subscription) => self.until_decided(id, subscription, integration, announced, deadline).await,
+            Some(subscription) => self.until_decided(id, subscription, integration, route_type, deadline).await,
             None => None,
         };
         Ok(decided.unwrap_or(Answer::Accepted(words)))
@@ -266,7 +273,7 @@ impl Door {
         let now = self.clock.read();
         match event.state {
             // The first caller is about to be answered, or its time runs out and the result is reported.
-            State::Handled if event.left_to_answer => {}
+            State::Handled if event.awaiting_response => {}
             State::Received | State::Fetched | State::Handled => {
                 // It is worked when its time has come, if not at once.
                 if let Err(error) = self.before(deadline, self.inbox.make_due(event.id, now)).await {
@@ -276,7 +283,7 @@ impl Door {
             State::Dead if event.may_recover || event.result.is_some() => {
                 match self.before(deadline, self.inbox.amend(event.id, OperatorAction::Rerun, now)).await {
                     // Another duplicate was first, and perhaps a worker after it.
-                    Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
+                    Ok(_) | Err(StoreError::Illegal(_) | StoreError::Locked) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -298,7 +305,7 @@ impl Door {
         id: EventId,
         mut subscription: Subscription,
         integration: &Integration,
-        announced: &Announced,
+        route_type: &RouteType,
         deadline: Moment,
     ) -> Option<Answer> {
         let start = self.clock.monotonic();
@@ -312,7 +319,7 @@ impl Door {
                 (State::Done, Some(result)) if kind.is_some_and(waits_for) => {
                     return Some(Answer::Over(result.clone()));
                 }
-                (State::Handled, Some(result)) if event.left_to_answer => {
+                (State::Handled, Some(result)) if event.awaiting_response => {
                     return Some(Answer::Result(id, result.clone()));
                 }
                 _ if event.asks_for_no_result() => {
@@ -324,7 +331,7 @@ impl Door {
             if decided {
                 return None;
             }
-            let patience = if kind.or(announced.kind()).is_some() { RESULT_PATIENCE } else { FETCH_PATIENCE };
+            let patience = if kind.or(route_type.kind()).is_some() { RESULT_PATIENCE } else { FETCH_PATIENCE };
             tokio::select! {
                 () = subscription.changed() => {}
                 () = self.clock.sleep_until(start.plus(patience).min(deadline)) => return None,
@@ -338,7 +345,7 @@ impl Door {
         let wait = HANDED_OVER_AT_LEAST + Duration::from_millis(spread);
         match self.inbox.amend(id, OperatorAction::HandedOver { wait }, self.clock.read()).await {
             // Of callers that wait for one event each is given the result; another one was first.
-            Ok(_) | Err(StoreError::Illegal(_) | StoreError::Held) => {}
+            Ok(_) | Err(StoreError::Illegal(_) | StoreError::Locked) => {}
             Err(error) => {
                 tracing::warn!(event.id = %id, %error, "a result that was given in an answer is reported at once as well");
             }
@@ -352,48 +359,48 @@ fn not_recorded(id: EventId) -> impl Fn(&StoreError) {
 }
 
 /// Tells an event of another integration from one of nobody's.
-fn foreign_or_other(door: &Door, event_url: &str, error: EventUrlError) -> Fault {
-    let everybodys = door.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
+fn foreign_or_other(listener: &PublicListener, event_url: &str, error: EventUrlError) -> ReceiveError {
+    let everybodys = listener.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
     match error {
-        EventUrlError::OtherIntegration(_) => Fault::OtherIntegration,
-        EventUrlError::Foreign(_) if EventUrl::parse(event_url, everybodys).is_ok() => Fault::OtherIntegration,
-        error => Fault::EventUrl(error),
+        EventUrlError::OtherIntegration(_) => ReceiveError::OtherIntegration,
+        EventUrlError::Foreign(_) if EventUrl::parse(event_url, everybodys).is_ok() => ReceiveError::OtherIntegration,
+        error => ReceiveError::EventUrl(error),
     }
 }
 
-impl Door {
+impl PublicListener {
     /// Who sends `request`.
     async fn caller_of(&self, request: &HttpRequest) -> Result<Caller, AuthenticationError> {
-        let presented = Presented {
+        let request = RequestCredentials {
             authorization: request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes).collect(),
             method: request.method().as_str(),
             path: request.uri().path(),
             query: request.query_string(),
-            address: self.threshold.address_of(request),
+            address: self.limiter.address_of(request),
         };
-        let found = self.authenticator.authenticate(&presented).await;
+        let found = self.authenticator.authenticate(&request).await;
         found.inspect_err(|error| {
             // A marketplace that is set up with a wrong secret looks like a stranger: the operator is to see both.
             if let Some(times) = self.log.admit(error.name()) {
-                tracing::warn!(%error, address = %presented.address, kind = error.name(), times, "a caller is refused");
+                tracing::warn!(%error, address = %request.address, kind = error.name(), times, "a caller is refused");
             }
         })
     }
 
     /// Logs, for the operator, what a marketplace with good credentials is set up wrongly in.
-    fn name_in_log(&self, caller: Caller, request: &HttpRequest, fault: &Fault) {
-        let kind = match fault {
-            Fault::Query(error) => error.name(),
-            Fault::EventUrl(EventUrlError::Foreign(_)) => "event_url_foreign",
-            Fault::EventUrl(_) => "event_url_refused",
-            Fault::OtherIntegration => "event_url_of_other_integration",
+    fn name_in_log(&self, caller: Caller, request: &HttpRequest, error: &ReceiveError) {
+        let kind = match error {
+            ReceiveError::Query(error) => error.name(),
+            ReceiveError::EventUrl(EventUrlError::Foreign(_)) => "event_url_foreign",
+            ReceiveError::EventUrl(_) => "event_url_refused",
+            ReceiveError::OtherIntegration => "event_url_of_other_integration",
             // These are no fault of a set-up, and logged where they occur.
-            Fault::Caller(_) | Fault::NotRecorded(_) | Fault::Excess(_) => return,
+            ReceiveError::Caller(_) | ReceiveError::NotRecorded(_) | ReceiveError::LimitExceeded(_) => return,
         };
         if let Some(times) = self.log.admit(kind) {
             let integration = &self.integrations[caller.integration()].name;
             let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
-            tracing::warn!(integration, path, fault = kind, times, "a notification is not taken: {fault}");
+            tracing::warn!(integration, path, error = kind, times, "a notification is not taken: {error}");
         }
     }
 }
@@ -402,17 +409,19 @@ impl Door {
 struct Authenticated(Caller);
 
 impl FromRequest for Authenticated {
-    type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Refusal>>>>;
+    type Error = ErrorResponse;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ErrorResponse>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
-            let Some(door) = request.app_data::<web::Data<Door>>() else {
-                return Err(Refusal::new(AuthenticationError::Unavailable, Format::asked_by(&request)));
+            let Some(listener) = request.app_data::<web::Data<PublicListener>>() else {
+                return Err(ErrorResponse::new(AuthenticationError::Unavailable, Format::asked_by(&request)));
             };
-            let found = door.caller_of(&request).await.map(Self);
-            found.map_err(|error| Refusal::of_caller(error, Format::asked_by(&request), door.authenticator.challenge()))
+            let found = listener.caller_of(&request).await.map(Self);
+            found.map_err(|error| {
+                ErrorResponse::of_caller(error, Format::asked_by(&request), listener.authenticator.challenge())
+            })
         })
     }
 }

@@ -11,10 +11,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::form_urlencoded;
 
-use super::Door;
-use super::answer::{self, Refusal};
+use super::PublicListener;
+use super::answer::{self, ErrorResponse};
 use crate::authenticate::{NameAndPassword, TokenRefused, TokenRequest};
-use crate::http::{self, Excess, excess_of_body};
+use crate::http::{self, LimitExceeded, limit_exceeded_by_body};
 
 /// What went wrong, in the words of RFC 6749 §5.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,15 +55,16 @@ struct Form {
 
 /// `POST {prefix}/oauth2/token`
 pub(super) async fn issue(
-    door: web::Data<Door>,
+    listener: web::Data<PublicListener>,
     request: HttpRequest,
     payload: web::Payload,
-) -> Result<HttpResponse, Refusal> {
-    if door.authenticator.issuer().is_none() {
+) -> Result<HttpResponse, ErrorResponse> {
+    if listener.authenticator.issuer().is_none() {
         return Ok(answer::no_such_route(&request));
     }
-    let body = read_body(&door, &request, payload).await?;
-    let _turn = door.threshold.enter().ok_or_else(|| door.threshold.refuse(Excess::RequestsInFlight, &request))?;
+    let body = read_body(&listener, &request, payload).await?;
+    let _in_flight =
+        listener.limiter.enter().ok_or_else(|| listener.limiter.refuse(LimitExceeded::RequestsInFlight, &request))?;
     let issued = read_form(&request, &body).and_then(|form| {
         let credentials = credentials(&request, &form)?;
         match form.grant_type.as_deref() {
@@ -71,8 +72,8 @@ pub(super) async fn issue(
             Some(_) => return Err(TokenError::UnsupportedGrantType),
             None => return Err(TokenError::InvalidRequest("grant_type is missing; send client_credentials")),
         }
-        let address = door.threshold.address_of(&request);
-        Ok(door.authenticator.issue(&credentials, &form.wanted, address)?)
+        let address = listener.limiter.address_of(&request);
+        Ok(listener.authenticator.issue(&credentials, &form.wanted, address)?)
     });
     let mut response = match &issued {
         Ok(token) => HttpResponse::Ok().json(TokenAnswer {
@@ -83,8 +84,8 @@ pub(super) async fn issue(
         }),
         Err(error) => {
             // Anybody can bring this about, so it is counted and not logged each time.
-            if let Some(times) = door.log.admit(error.kind()) {
-                let address = door.threshold.address_of(&request);
+            if let Some(times) = listener.log.admit(error.kind()) {
+                let address = listener.limiter.address_of(&request);
                 tracing::warn!(?error, %address, times, "token refused");
             }
             error.response()
@@ -95,8 +96,8 @@ pub(super) async fn issue(
 }
 
 /// The answer to any other method.
-pub(super) async fn wrong_method(door: web::Data<Door>, request: HttpRequest) -> HttpResponse {
-    if door.authenticator.issuer().is_none() {
+pub(super) async fn wrong_method(listener: web::Data<PublicListener>, request: HttpRequest) -> HttpResponse {
+    if listener.authenticator.issuer().is_none() {
         return answer::no_such_route(&request);
     }
     let mut response = HttpResponse::MethodNotAllowed()
@@ -113,11 +114,15 @@ fn forbid_caching(response: &mut HttpResponse) {
 }
 
 /// Reads the body, so much and no more, and no longer than the connection waits for it.
-async fn read_body(door: &Door, request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Refusal> {
-    let read = payload.to_bytes_limited(door.threshold.limits().max_body_bytes).await;
-    let excess = excess_of_body(request).or(read.is_err().then_some(Excess::Body));
-    match (excess, read) {
-        (Some(excess), _) => Err(door.threshold.refuse(excess, request)),
+async fn read_body(
+    listener: &PublicListener,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<web::Bytes, ErrorResponse> {
+    let read = payload.to_bytes_limited(listener.limiter.limits().max_body_bytes).await;
+    let exceeded = limit_exceeded_by_body(request).or(read.is_err().then_some(LimitExceeded::Body));
+    match (exceeded, read) {
+        (Some(exceeded), _) => Err(listener.limiter.refuse(exceeded, request)),
         // An error of the transport reaches nobody: the body is then as good as empty.
         (None, read) => Ok(read.ok().and_then(Result::ok).unwrap_or_default()),
     }

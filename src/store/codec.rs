@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::{
-        AccountStatus, BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, Facts, Failure, Flag,
+        AccountStatus, BaseUrl, Change, ErrorCode, EventResult, EventType, EventUrl, ExtractedFields, Failure, Flag,
         Notification, State, Timeline,
     };
 
@@ -56,7 +56,7 @@ mod tests {
             Notification::new("default".into(), url, Some(EventType::SubscriptionOrder), "lang=en".into());
         let at = Timestamp::from_millis;
         let received = EventRecord::new(&notification, at(1_700_000_000_000));
-        let facts = Facts {
+        let fields = ExtractedFields {
             kind: EventType::Other("SUBSCRIPTION_MOVED".into()),
             flag: Some(Flag::Development),
             account: Some("acct-1".into()),
@@ -71,7 +71,7 @@ mod tests {
         };
         let retry = Change::Retry { wait: Duration::from_secs(3), failure, unreadable: None };
         let charset = (version >= 3).then(|| "iso-8859-1".to_owned());
-        retried.apply(Change::Fetched(facts, charset), at(1_700_000_001_000)).expect("legal");
+        retried.apply(Change::Fetched(fields, charset), at(1_700_000_001_000)).expect("legal");
         retried.apply(retry, at(1_700_000_002_000)).expect("legal");
         let mut done = retried.clone();
         let mut result = EventResult::failure(ErrorCode::AccountNotFound, "no such account");

@@ -18,7 +18,7 @@ pub enum StoreError {
     ClaimLost,
     /// A worker holds the event.
     #[error("the event is being worked on")]
-    Held,
+    Locked,
     /// The step does not follow from the event's state.
     #[error(transparent)]
     Illegal(#[from] IllegalChange),
@@ -43,7 +43,7 @@ impl StoreError {
         match self {
             Self::Overloaded | Self::Unavailable(_) => true,
             Self::ClaimLost
-            | Self::Held
+            | Self::Locked
             | Self::Illegal(_)
             | Self::Unfit(_)
             | Self::NotFound

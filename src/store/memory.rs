@@ -11,7 +11,7 @@ use super::local::lock;
 use super::local::scheduler::{Claimed, Scheduler};
 use super::local::steps::{StepState, check_step};
 use super::local::subscriptions::{Subscription, Subscriptions};
-use super::secrets::MAX_PASSING_BYTES;
+use super::secrets::MAX_EXPIRING_BYTES;
 use super::{
     Accounts, Advanced, Backup, Claim, Claims, Completion, Counts, Description, Durability, EXPORTED_BYTES, EventStore,
     Exported, Filter, History, Inbox, Lease, OperatorAction, Page, Progress, Pruned, Queue, QueueError, Recorded,
@@ -40,7 +40,7 @@ struct Inner {
     accounts: HashMap<(String, String), (Sequence, AccountStatus)>,
     secrets: HashMap<String, SecretSlice<u8>>,
     /// By when they may be forgotten, and their keys.
-    passing_secrets: BTreeMap<(Timestamp, [u8; 16]), SecretSlice<u8>>,
+    expiring_secrets: BTreeMap<(Timestamp, [u8; 16]), SecretSlice<u8>>,
     retention: Option<Retention>,
     counts: Counts,
     scheduler: Scheduler,
@@ -156,10 +156,10 @@ impl Inbox for MemoryStore {
         let sequence = *inner.sequences.get(&id).ok_or(StoreError::NotFound)?;
         let mut record = inner.records[&sequence].clone();
         let was_unfinished = record.state.is_unfinished();
-        let account = record.apply_amendment(action.into(), now.wall)?;
+        let account = record.apply_operator_action(action.into(), now.wall)?;
         record.note_seen(inner.retention.as_ref().map(Retention::reached));
         if was_unfinished && !inner.scheduler.lock(sequence) {
-            return Err(StoreError::Held);
+            return Err(StoreError::Locked);
         }
         inner.scheduler.amended(sequence, &record, was_unfinished, now);
         inner.leave_account(sequence, &record.integration, account);
@@ -337,15 +337,15 @@ impl Secrets for MemoryStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let bytes = value.expose_secret().len();
-        if bytes > MAX_PASSING_BYTES {
+        if bytes > MAX_EXPIRING_BYTES {
             return Err(StoreError::TooLong(bytes));
         }
         let mut inner = self.open()?;
-        inner.passing_secrets = inner.passing_secrets.split_off(&(now, [0; 16]));
-        if until <= now || inner.passing_secrets.contains_key(&(until, key)) {
+        inner.expiring_secrets = inner.expiring_secrets.split_off(&(now, [0; 16]));
+        if until <= now || inner.expiring_secrets.contains_key(&(until, key)) {
             return Ok(until <= now);
         }
-        inner.passing_secrets.insert((until, key), value);
+        inner.expiring_secrets.insert((until, key), value);
         Ok(true)
     }
 
@@ -355,7 +355,7 @@ impl Secrets for MemoryStore {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<SecretSlice<u8>>, StoreError> {
-        Ok(self.open()?.passing_secrets.remove(&(until, key)).filter(|_| until > now))
+        Ok(self.open()?.expiring_secrets.remove(&(until, key)).filter(|_| until > now))
     }
 }
 

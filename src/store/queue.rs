@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::error::StoreError;
 use super::lease::Lease;
 use crate::clock::{Moment, Now, Timestamp};
-use crate::event::{Body, Change, EventRecord, EventResult, Facts, Failure, Unreadable};
+use crate::event::{Body, Change, EventRecord, EventResult, ExtractedFields, Failure, Unreadable};
 
 /// How long a lease holds at most once its holder has vanished: by then its event can be claimed by somebody else.
 ///
@@ -135,7 +135,7 @@ pub enum Progress {
     /// The body was read. Stored as received, beside what matters of it.
     Fetched {
         /// What matters.
-        facts: Facts,
+        fields: ExtractedFields,
         /// As received.
         body: Body,
     },
@@ -159,7 +159,7 @@ pub enum Completion {
     /// Nothing is left to do. A note says why, if the reason is odd.
     Done(Option<String>),
     /// The result is left to the answer that a caller waits for, and reported at `until` if none was given.
-    LeftToAnswer {
+    AwaitResponse {
         /// When its caller waits no longer.
         until: Timestamp,
     },
@@ -191,7 +191,7 @@ impl Completion {
         let note = |body: &Option<Body>| body.as_ref().map(|body| Unreadable { charset: body.charset.clone() });
         match self {
             Self::Done(note) => Change::Done(note.clone()),
-            Self::LeftToAnswer { until } => Change::LeftToAnswer { until: *until },
+            Self::AwaitResponse { until } => Change::AwaitResponse { until: *until },
             Self::Deferred => Change::Deferred,
             Self::Retry { wait, failure, unreadable } => {
                 Change::Retry { wait: *wait, failure: failure.clone(), unreadable: note(unreadable) }
@@ -205,7 +205,7 @@ impl Completion {
     /// The body that is kept with it.
     pub(super) fn body(&self) -> Option<&[u8]> {
         match self {
-            Self::Done(_) | Self::LeftToAnswer { .. } | Self::Deferred => None,
+            Self::Done(_) | Self::AwaitResponse { .. } | Self::Deferred => None,
             Self::Retry { unreadable, .. } | Self::Dead { unreadable, .. } => {
                 unreadable.as_ref().map(|body| body.bytes.as_slice())
             }
@@ -217,7 +217,7 @@ impl Progress {
     /// The change of the record.
     pub(super) fn change(&self) -> Change {
         match self {
-            Self::Fetched { facts, body } => Change::Fetched(facts.clone(), body.charset.clone()),
+            Self::Fetched { fields, body } => Change::Fetched(fields.clone(), body.charset.clone()),
             Self::Handled(result) => Change::Handled(result.clone()),
         }
     }

@@ -7,7 +7,7 @@ use super::error::StoreError;
 use crate::clock::Timestamp;
 
 /// The longest value that [`Secrets::put`] keeps, in bytes.
-pub(super) const MAX_PASSING_BYTES: usize = 4096;
+pub(super) const MAX_EXPIRING_BYTES: usize = 4096;
 
 /// Keeps secrets: signing keys by name, and what is used once, such as nonces, for a time.
 #[async_trait]

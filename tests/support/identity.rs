@@ -19,11 +19,11 @@ const PKCS8_HEAD: usize = 26;
 
 pub struct IdentityProvider {
     pub base_url: String,
-    pub books: Arc<Mutex<Books>>,
+    pub state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
-pub struct Books {
+pub struct State {
     /// The published keys.
     pub keys: Vec<Value>,
     /// What introspection says of tokens; of any other, that it is not active.
@@ -59,8 +59,8 @@ pub struct Books {
 
 impl IdentityProvider {
     pub async fn start() -> Self {
-        let books = Arc::new(Mutex::new(Books::default()));
-        let shared = web::Data::from(Arc::clone(&books));
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = web::Data::from(Arc::clone(&state));
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())
@@ -76,21 +76,21 @@ impl IdentityProvider {
         .expect("a free port");
         let base_url = format!("http://{}", server.addrs()[0]);
         tokio::spawn(server.run());
-        let provider = Self { base_url: base_url.clone(), books };
-        provider.with(|books| {
-            books.discovery = json!({"issuer": base_url, "jwks_uri": format!("{base_url}/jwks")});
+        let provider = Self { base_url: base_url.clone(), state };
+        provider.with(|state| {
+            state.discovery = json!({"issuer": base_url, "jwks_uri": format!("{base_url}/jwks")});
         });
         provider
     }
 
-    pub fn with<T>(&self, change: impl FnOnce(&mut Books) -> T) -> T {
-        change(&mut self.books.lock().expect("unpoisoned"))
+    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().expect("unpoisoned"))
     }
 
     /// Publishes exactly these keys.
     pub fn publish(&self, signers: &[&Signer]) {
         let keys = signers.iter().map(|signer| signer.jwk.clone()).collect();
-        self.with(|books| books.keys = keys);
+        self.with(|state| state.keys = keys);
     }
 
     /// The claims of a token that is good for ten minutes.
@@ -102,81 +102,81 @@ impl IdentityProvider {
     }
 }
 
-fn out_of_service(books: &Books) -> Option<HttpResponse> {
-    if let Some(to) = &books.redirect {
+fn out_of_service(state: &State) -> Option<HttpResponse> {
+    if let Some(to) = &state.redirect {
         return Some(HttpResponse::TemporaryRedirect().insert_header(("location", to.as_str())).finish());
     }
-    let status = actix_web::http::StatusCode::from_u16(books.out_of_service?).expect("a status");
+    let status = actix_web::http::StatusCode::from_u16(state.out_of_service?).expect("a status");
     Some(HttpResponse::build(status).finish())
 }
 
-async fn keys(books: web::Data<Mutex<Books>>) -> HttpResponse {
+async fn keys(state: web::Data<Mutex<State>>) -> HttpResponse {
     let mut looked_at = {
-        let mut books = books.lock().expect("unpoisoned");
-        books.keys_fetched += 1;
-        books.looked_at.subscribe()
+        let mut state = state.lock().expect("unpoisoned");
+        state.keys_fetched += 1;
+        state.looked_at.subscribe()
     };
-    let is_left_hanging = || books.lock().expect("unpoisoned").withholds_keys;
+    let is_left_hanging = || state.lock().expect("unpoisoned").withholds_keys;
     if is_left_hanging() {
-        let _hanging = Hanging::new(&books);
+        let _hanging = Hanging::new(&state);
         while is_left_hanging() {
             looked_at.changed().await.expect("the provider lives");
         }
     }
-    let books = books.lock().expect("unpoisoned");
-    out_of_service(&books).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "keys": books.keys })))
+    let state = state.lock().expect("unpoisoned");
+    out_of_service(&state).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "keys": state.keys })))
 }
 
-async fn discovery(books: web::Data<Mutex<Books>>) -> HttpResponse {
-    let mut books = books.lock().expect("unpoisoned");
-    books.discovered += 1;
-    out_of_service(&books).unwrap_or_else(|| HttpResponse::Ok().json(&books.discovery))
+async fn discovery(state: web::Data<Mutex<State>>) -> HttpResponse {
+    let mut state = state.lock().expect("unpoisoned");
+    state.discovered += 1;
+    out_of_service(&state).unwrap_or_else(|| HttpResponse::Ok().json(&state.discovery))
 }
 
 async fn introspect(
-    books: web::Data<Mutex<Books>>,
+    state: web::Data<Mutex<State>>,
     request: HttpRequest,
     form: web::Form<HashMap<String, String>>,
 ) -> HttpResponse {
     let mut looked_at = {
-        let mut books = books.lock().expect("unpoisoned");
-        books.tokens_asked_about += 1;
-        *books.asked_about.entry(form["token"].clone()).or_default() += 1;
-        books.looked_at.subscribe()
+        let mut state = state.lock().expect("unpoisoned");
+        state.tokens_asked_about += 1;
+        *state.asked_about.entry(form["token"].clone()).or_default() += 1;
+        state.looked_at.subscribe()
     };
     let is_left_hanging = || {
-        let books = books.lock().expect("unpoisoned");
-        books.hangs || books.hangs_on_inventions && !books.tokens.contains_key(&form["token"])
+        let state = state.lock().expect("unpoisoned");
+        state.hangs || state.hangs_on_inventions && !state.tokens.contains_key(&form["token"])
     };
     if is_left_hanging() {
-        let _hanging = Hanging::new(&books);
+        let _hanging = Hanging::new(&state);
         while is_left_hanging() {
             looked_at.changed().await.expect("the provider lives");
         }
     }
-    let mut books = books.lock().expect("unpoisoned");
+    let mut state = state.lock().expect("unpoisoned");
     let authorization = request.headers().get("authorization").and_then(|header| header.to_str().ok());
-    books.authorization.extend(authorization.map(str::to_owned));
-    if let Some((wanted, status)) = &books.wants
+    state.authorization.extend(authorization.map(str::to_owned));
+    if let Some((wanted, status)) = &state.wants
         && Some(wanted.as_str()) != authorization
     {
         return HttpResponse::build(actix_web::http::StatusCode::from_u16(*status).expect("a status")).finish();
     }
-    if let Some((content_type, body)) = books.raw_tokens.get(&form["token"]) {
+    if let Some((content_type, body)) = state.raw_tokens.get(&form["token"]) {
         return HttpResponse::Ok().content_type(*content_type).body(body.clone());
     }
-    out_of_service(&books).unwrap_or_else(|| {
-        HttpResponse::Ok().json(books.tokens.get(&form["token"]).unwrap_or(&json!({"active": false})))
+    out_of_service(&state).unwrap_or_else(|| {
+        HttpResponse::Ok().json(state.tokens.get(&form["token"]).unwrap_or(&json!({"active": false})))
     })
 }
 
 /// A question that is never answered, counted until whoever asked hangs up.
-struct Hanging<'a>(&'a Mutex<Books>);
+struct Hanging<'a>(&'a Mutex<State>);
 
 impl<'a> Hanging<'a> {
-    fn new(books: &'a Mutex<Books>) -> Self {
-        books.lock().expect("unpoisoned").hanging += 1;
-        Self(books)
+    fn new(state: &'a Mutex<State>) -> Self {
+        state.lock().expect("unpoisoned").hanging += 1;
+        Self(state)
     }
 }
 

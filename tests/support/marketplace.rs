@@ -54,7 +54,7 @@ pub struct Event {
 }
 
 #[derive(Debug, Default)]
-pub struct Books {
+pub struct State {
     pub events: HashMap<String, Event>,
     pub token_requests: usize,
     pub valid_tokens: Vec<String>,
@@ -77,40 +77,40 @@ pub struct Books {
 
 /// What a request is for.
 #[derive(Clone, Copy)]
-enum Door {
+enum PublicListener {
     Token,
     Read,
     Result,
 }
 
-impl Books {
-    fn next_twist(&mut self, door: Door) -> Option<Twist> {
+impl State {
+    fn next_twist(&mut self, listener: PublicListener) -> Option<Twist> {
         if self.out_of_service {
             return Some(Twist::Answer(503));
         }
-        match door {
-            Door::Token => self.token_twists.pop_front().or_else(|| self.token_rule.clone()),
-            Door::Read => self.read_twists.pop_front(),
-            Door::Result => self.result_twists.pop_front(),
+        match listener {
+            PublicListener::Token => self.token_twists.pop_front().or_else(|| self.token_rule.clone()),
+            PublicListener::Read => self.read_twists.pop_front(),
+            PublicListener::Result => self.result_twists.pop_front(),
         }
     }
 }
 
 pub struct Marketplace {
     pub base_url: String,
-    pub books: Arc<Mutex<Books>>,
+    pub state: Arc<Mutex<State>>,
     moved: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
-struct Desk {
-    books: Arc<Mutex<Books>>,
+struct SandboxState {
+    state: Arc<Mutex<State>>,
     moved: watch::Sender<u64>,
 }
 
-impl Desk {
-    fn with<T>(&self, change: impl FnOnce(&mut Books) -> T) -> T {
-        let value = change(&mut self.books.lock().expect("unpoisoned"));
+impl SandboxState {
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let value = change(&mut self.state.lock().expect("unpoisoned"));
         self.moved.send_modify(|moves| *moves += 1);
         value
     }
@@ -118,12 +118,12 @@ impl Desk {
 
 impl Marketplace {
     pub async fn start() -> Self {
-        let books = Arc::new(Mutex::new(Books::default()));
+        let state = Arc::new(Mutex::new(State::default()));
         let moved = watch::Sender::new(0);
-        let desk = Desk { books: Arc::clone(&books), moved: moved.clone() };
+        let sandbox = SandboxState { state: Arc::clone(&state), moved: moved.clone() };
         let server = HttpServer::new(move || {
             App::new()
-                .app_data(web::Data::new(desk.clone()))
+                .app_data(web::Data::new(sandbox.clone()))
                 .app_data(web::PayloadConfig::new(4 << 20))
                 .route("/oauth2/token", web::post().to(issue))
                 .route("/api/integration/v1/events/{id}", web::get().to(read))
@@ -135,7 +135,7 @@ impl Marketplace {
         .expect("a free port");
         let base_url = format!("http://{}", server.addrs()[0]);
         tokio::spawn(server.run());
-        Self { base_url, books, moved }
+        Self { base_url, state, moved }
     }
 
     /// Puts an event up and returns its URL.
@@ -151,7 +151,7 @@ impl Marketplace {
     pub fn event_with(&self, id: &str, headers: &[(&'static str, &str)], body: &[u8]) -> String {
         let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let event = Event { body: body.to_vec(), headers, ..Event::default() };
-        self.with(|books| books.events.insert(id.to_owned(), event));
+        self.with(|state| state.events.insert(id.to_owned(), event));
         format!("{}/api/integration/v1/events/{id}", self.base_url)
     }
 
@@ -159,31 +159,31 @@ impl Marketplace {
         self.event(id, &json!({"type": "SUBSCRIPTION_ORDER", "payload": {"order": {"editionCode": "BASIC"}}}))
     }
 
-    pub fn with<T>(&self, change: impl FnOnce(&mut Books) -> T) -> T {
-        change(&mut self.books.lock().expect("unpoisoned"))
+    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().expect("unpoisoned"))
     }
 
     pub fn seen(&self, id: &str) -> Event {
-        self.with(|books| books.events[id].clone())
+        self.with(|state| state.events[id].clone())
     }
 
-    /// Waits until the marketplace's books satisfy `condition`.
-    pub async fn until(&self, what: &str, condition: impl Fn(&Books) -> bool) {
+    /// Waits until the marketplace's state satisfy `condition`.
+    pub async fn until(&self, what: &str, condition: impl Fn(&State) -> bool) {
         let mut moved = self.moved.subscribe();
         let reached = async {
-            while !self.with(|books| condition(books)) {
+            while !self.with(|state| condition(state)) {
                 moved.changed().await.expect("the marketplace lives");
             }
         };
         assert!(
             tokio::time::timeout(PATIENCE, reached).await.is_ok(),
             "waited in vain until {what}: {:?}",
-            self.with(|books| format!("{books:?}"))
+            self.with(|state| format!("{state:?}"))
         )
     }
 
     pub async fn until_settled(&self, id: &str) {
-        self.until(&format!("{id} has a result"), |books| !books.events[id].taken.is_empty()).await;
+        self.until(&format!("{id} has a result"), |state| !state.events[id].taken.is_empty()).await;
     }
 }
 
@@ -230,16 +230,16 @@ async fn twisted(twist: &Twist) -> HttpResponse {
     }
 }
 
-async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+async fn issue(sandbox: web::Data<SandboxState>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
     let shown = request.headers().get("authorization").and_then(|header| header.to_str().ok()).unwrap_or_default();
-    let (twist, token, credentials) = desk.with(|books| {
-        books.token_requests += 1;
-        books.shown_credentials.push(shown.to_owned());
-        books.token_forms.push(String::from_utf8_lossy(&body).into_owned());
-        *books.arrived.entry("token").or_default() += 1;
-        let token = format!("token-{}", books.token_requests);
-        books.valid_tokens.push(token.clone());
-        (books.next_twist(Door::Token), token, books.credentials.clone())
+    let (twist, token, credentials) = sandbox.with(|state| {
+        state.token_requests += 1;
+        state.shown_credentials.push(shown.to_owned());
+        state.token_forms.push(String::from_utf8_lossy(&body).into_owned());
+        *state.arrived.entry("token").or_default() += 1;
+        let token = format!("token-{}", state.token_requests);
+        state.valid_tokens.push(token.clone());
+        (state.next_twist(PublicListener::Token), token, state.credentials.clone())
     });
     match twist {
         Some(Twist::GiveLate(gate)) => gate.acquire().await.expect("not closed").forget(),
@@ -255,19 +255,19 @@ async fn issue(desk: web::Data<Desk>, request: HttpRequest, body: web::Bytes) ->
     HttpResponse::Ok().json(json!({"access_token": token, "token_type": "bearer", "expires_in": 43199}))
 }
 
-fn is_authorized(books: &Books, request: &HttpRequest) -> bool {
+fn is_authorized(state: &State, request: &HttpRequest) -> bool {
     let header = request.headers().get("authorization").and_then(|header| header.to_str().ok()).unwrap_or_default();
-    books.valid_tokens.iter().any(|token| header == format!("Bearer {token}"))
+    state.valid_tokens.iter().any(|token| header == format!("Bearer {token}"))
 }
 
-async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
-    let (twist, body) = desk.with(|books| {
-        *books.arrived.entry("read").or_default() += 1;
-        if !is_authorized(books, &request) {
+async fn read(sandbox: web::Data<SandboxState>, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
+    let (twist, body) = sandbox.with(|state| {
+        *state.arrived.entry("read").or_default() += 1;
+        if !is_authorized(state, &request) {
             return (Some(Twist::Answer(401)), None);
         }
-        let twist = books.next_twist(Door::Read);
-        let event = books.events.get_mut(&*id);
+        let twist = state.next_twist(PublicListener::Read);
+        let event = state.events.get_mut(&*id);
         let body = event.map(|event| {
             event.reads += 1;
             let accepted = request.headers().get("accept-encoding").and_then(|value| value.to_str().ok());
@@ -300,17 +300,17 @@ async fn read(desk: web::Data<Desk>, request: HttpRequest, id: web::Path<String>
 }
 
 async fn take(
-    desk: web::Data<Desk>,
+    sandbox: web::Data<SandboxState>,
     request: HttpRequest,
     id: web::Path<String>,
     result: web::Json<Value>,
 ) -> HttpResponse {
-    let twist = desk.with(|books| {
-        *books.arrived.entry("result").or_default() += 1;
-        if !is_authorized(books, &request) {
+    let twist = sandbox.with(|state| {
+        *state.arrived.entry("result").or_default() += 1;
+        if !is_authorized(state, &request) {
             return Some(Twist::Answer(401));
         }
-        let twist = books.next_twist(Door::Result);
+        let twist = state.next_twist(PublicListener::Result);
         if twist.as_ref().is_some_and(|twist| {
             !matches!(
                 twist,
@@ -319,7 +319,7 @@ async fn take(
         }) {
             return twist;
         }
-        let Some(event) = books.events.get_mut(&*id) else { return Some(Twist::Answer(404)) };
+        let Some(event) = state.events.get_mut(&*id) else { return Some(Twist::Answer(404)) };
         if !event.taken.is_empty() {
             event.refused += 1;
             return Some(Twist::Answer(409));

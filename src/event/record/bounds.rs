@@ -40,7 +40,7 @@ impl EventRecord {
             Some(&self.marketplace),
             Some(&self.event_url),
             Some(&self.parameters),
-            self.announced.as_ref().map(EventType::as_str),
+            self.route_type.as_ref().map(EventType::as_str),
             self.kind.as_ref().map(EventType::as_str),
             self.flag.as_ref().map(Flag::as_str),
             understood.map(|body| body.kind.as_str()),
@@ -62,7 +62,7 @@ impl EventRecord {
     pub(crate) fn upgraded(mut self, version: u8) -> Self {
         if version < 3 {
             // Those formats counted failures only, kept no body that was not understood, and had no limit.
-            let succeeded = self.failures == 0 && !matches!(self.state, State::Received | State::Dead);
+            let succeeded = self.consecutive_failures == 0 && !matches!(self.state, State::Received | State::Dead);
             self.attempts = self.attempts.saturating_add(u32::from(succeeded));
             self.has_body = self.kind.is_some();
             self.bound_names();

@@ -8,7 +8,9 @@ use super::{EventRecord, millis};
 use crate::clock::Timestamp;
 use crate::event::extracted::check_names;
 use crate::event::outcome::{check_length, cut, is_blank};
-use crate::event::{AccountStatus, ErrorCode, EventResult, EventType, Facts, Flag, IdentifierError, State, Understood};
+use crate::event::{
+    AccountStatus, ErrorCode, EventResult, EventType, ExtractedFields, Flag, IdentifierError, State, Understood,
+};
 
 /// What a step of an event leaves its account as; stored with the step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +45,14 @@ pub struct Unreadable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Its body was read, with the character set that it named: `received` → `fetched`.
-    Fetched(Facts, Option<String>),
+    Fetched(ExtractedFields, Option<String>),
     /// Its outcome is known: `fetched` | `deferred` | `dead` → `handled`.
     Handled(EventResult),
     /// Nothing is left to do: `fetched` (pings, notices) | `handled` → `done`. A note says why, if the reason is odd.
     Done(Option<String>),
     /// A caller waits for the result, and is to be answered with it; `handled`, to be reported at `until` if no
     /// answer was given.
-    LeftToAnswer {
+    AwaitResponse {
         /// When its caller waits no longer.
         until: Timestamp,
     },
@@ -171,17 +173,17 @@ impl EventRecord {
         let mut account = None;
         let illegal = |step| Err(IllegalChange { state: self.state, step }.into());
         match (change, self.state) {
-            (Change::Fetched(facts, charset), State::Received) => {
-                let mismatch = self.announced.as_ref().filter(|announced| **announced != facts.kind);
-                let mismatch = mismatch.map(|announced| {
-                    format!("announced as {announced}; by its body it is {}, which counts", facts.kind)
+            (Change::Fetched(fields, charset), State::Received) => {
+                let mismatch = self.route_type.as_ref().filter(|route_type| **route_type != fields.kind);
+                let mismatch = mismatch.map(|route_type| {
+                    format!("announced as {route_type}; by its body it is {}, which counts", fields.kind)
                 });
                 self.state = State::Fetched;
-                self.kind = Some(facts.kind);
-                self.flag = facts.flag;
+                self.kind = Some(fields.kind);
+                self.flag = fields.flag;
                 self.understood = None;
-                self.account = facts.account;
-                self.status_on_success = facts.status_on_success;
+                self.account = fields.account;
+                self.status_on_success = fields.status_on_success;
                 (self.has_body, self.charset) = (true, charset);
                 self.attempted();
                 self.progressed(now, "fetched", mismatch.as_deref());
@@ -210,14 +212,14 @@ impl EventRecord {
                 self.attempting = false;
                 self.last_error = note.map(cut);
             }
-            (Change::LeftToAnswer { until }, State::Handled) => {
-                self.left_to_answer = true;
+            (Change::AwaitResponse { until }, State::Handled) => {
+                self.awaiting_response = true;
                 // Once and not again, whatever the clock says by then.
-                self.answer_by = None;
+                self.response_deadline = None;
                 self.due = until;
             }
-            (Change::HandedOver { wait }, State::Handled) if self.left_to_answer => {
-                self.left_to_answer = false;
+            (Change::HandedOver { wait }, State::Handled) if self.awaiting_response => {
+                self.awaiting_response = false;
                 self.handed_over = true;
                 self.due = now.plus(wait);
                 let note = "the result was given in the answer to a notification; it is reported as well";
@@ -231,7 +233,7 @@ impl EventRecord {
             }
             (Change::Retry { wait, failure, unreadable }, State::Received | State::Fetched | State::Handled) => {
                 self.failed(now, "failed", failure, unreadable);
-                self.failures = self.failures.saturating_add(1);
+                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
                 self.due = now.plus(wait);
             }
             (Change::Dead { failure, unreadable, may_recover }, State::Received | State::Fetched | State::Handled) => {
@@ -249,7 +251,7 @@ impl EventRecord {
                 if self.state != State::Handled {
                     self.result = None;
                 }
-                self.answer_by = None;
+                self.response_deadline = None;
                 self.understood = None;
                 self.progressed(now, "rerun", None);
                 self.attempting = false;
@@ -257,7 +259,7 @@ impl EventRecord {
             (Change::Fetched(..), _) => return illegal("fetched"),
             (Change::Handled(_), _) => return illegal("given a result"),
             (Change::Done(_), _) => return illegal("done"),
-            (Change::LeftToAnswer { .. } | Change::HandedOver { .. }, _) => return illegal("answered"),
+            (Change::AwaitResponse { .. } | Change::HandedOver { .. }, _) => return illegal("answered"),
             (Change::Deferred, _) => return illegal("deferred"),
             (Change::Retry { .. }, _) => return illegal("retried"),
             (Change::Dead { .. }, _) => return illegal("given up"),
@@ -272,7 +274,11 @@ impl EventRecord {
     ///
     /// # Errors
     /// If a worker may be at it, the state does not allow the step, or a result does not fit; the record is then unchanged.
-    pub fn apply_amendment(&mut self, change: Change, now: Timestamp) -> Result<Option<AccountChange>, ChangeError> {
+    pub fn apply_operator_action(
+        &mut self,
+        change: Change,
+        now: Timestamp,
+    ) -> Result<Option<AccountChange>, ChangeError> {
         if self.state.is_unfinished() && !matches!(change, Change::HandedOver { .. }) {
             return Err(IllegalChange { state: self.state, step: "changed from outside: it is worked on, or waits for its next try, which a repeated notification brings forward" }.into());
         }
@@ -323,12 +329,12 @@ impl EventRecord {
     fn progressed(&mut self, now: Timestamp, step: &'static str, note: Option<&str>) {
         self.timeline.note(now, step, note);
         self.due = now;
-        self.failures = 0;
+        self.consecutive_failures = 0;
         self.retried_for_ms = 0;
         self.repeated = None;
         self.last_error = None;
         self.may_recover = false;
-        self.left_to_answer = false;
+        self.awaiting_response = false;
         self.handed_over = false;
     }
 
@@ -344,7 +350,7 @@ impl EventRecord {
         }
         self.attempted();
         self.attempting = false;
-        self.left_to_answer = false;
+        self.awaiting_response = false;
         self.timeline.note(now, step, Some(&reason));
         self.last_error = Some(cut(reason));
     }

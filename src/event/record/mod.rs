@@ -26,8 +26,8 @@ pub struct EventRecord {
     /// Where its body is read.
     pub event_url: String,
     /// The type its first notification's route stood for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub announced: Option<EventType>,
+    #[serde(rename = "announced", default, skip_serializing_if = "Option::is_none")]
+    pub route_type: Option<EventType>,
     /// The first notification's other query parameters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub parameters: String,
@@ -47,8 +47,8 @@ pub struct EventRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     attempting: bool,
     /// How often in a row an attempt failed for a transient reason.
-    #[serde(default)]
-    pub failures: u32,
+    #[serde(rename = "failures", default)]
+    pub consecutive_failures: u32,
     /// How much of the patience of `delivery.give_up_after` that row of failures has used up, in milliseconds: waits
     /// and attempts since the first of them. Neither a downtime nor a clock that is set counts.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -87,11 +87,11 @@ pub struct EventRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_on_success: Option<AccountStatus>,
     /// Until when the caller of its first notification waits for the result, if it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer_by: Option<Timestamp>,
+    #[serde(rename = "answerBy", default, skip_serializing_if = "Option::is_none")]
+    pub response_deadline: Option<Timestamp>,
     /// Whether its result is left to that caller's answer, to be reported if no answer is given.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub left_to_answer: bool,
+    #[serde(rename = "leftToAnswer", default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaiting_response: bool,
     /// Whether its result was handed to the caller of a notification. That is no confirmation: it is reported too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub handed_over: bool,
@@ -144,7 +144,7 @@ impl EventRecord {
             integration: notification.integration().to_owned(),
             marketplace: notification.url().marketplace().as_str().to_owned(),
             event_url: notification.url().as_str().to_owned(),
-            announced: notification.announced().cloned(),
+            route_type: notification.route_type().cloned(),
             parameters: notification.parameters().to_owned(),
             state: State::Received,
             received_at: now,
@@ -152,7 +152,7 @@ impl EventRecord {
             due: now,
             attempts: 0,
             attempting: false,
-            failures: 0,
+            consecutive_failures: 0,
             retried_for_ms: 0,
             repeated: None,
             kind: None,
@@ -165,8 +165,8 @@ impl EventRecord {
             last_error: None,
             may_recover: false,
             status_on_success: None,
-            answer_by: notification.answer_by(),
-            left_to_answer: false,
+            response_deadline: notification.response_deadline(),
+            awaiting_response: false,
             handed_over: false,
             kept_from: None,
             timeline: Timeline::default(),
@@ -199,7 +199,7 @@ impl EventRecord {
     /// What its body says it is, or else its route.
     #[must_use]
     pub fn presumed_kind(&self) -> Option<&EventType> {
-        self.kind.as_ref().or(self.understood.as_ref().map(|body| &body.kind)).or(self.announced.as_ref())
+        self.kind.as_ref().or(self.understood.as_ref().map(|body| &body.kind)).or(self.route_type.as_ref())
     }
 
     /// Its body's flag, whether the body was taken or not.
@@ -250,14 +250,14 @@ impl EventRecord {
     /// How often and how long a failure with this cause has come in a row once it comes again at `now`.
     #[must_use]
     pub fn repeated(&self, cause: &str, now: Timestamp, took: Duration) -> Repeated {
-        let before = self.repeated.as_ref().filter(|repeated| repeated.cause == cause && self.failures > 0);
+        let before = self.repeated.as_ref().filter(|repeated| repeated.cause == cause && self.consecutive_failures > 0);
         let for_ms = before.map_or(0, |repeated| millis(repeated.lasted() + self.since_failure(now, took)));
         let times = before.map_or(0, |repeated| repeated.times).saturating_add(1);
         Repeated { cause: cause.to_owned(), times, for_ms }
     }
 
     fn since_failure(&self, now: Timestamp, took: Duration) -> Duration {
-        if self.failures == 0 {
+        if self.consecutive_failures == 0 {
             return Duration::ZERO;
         }
         now.since(self.updated_at).saturating_sub(took).min(self.wait()) + took

@@ -15,8 +15,8 @@ fn recorded() -> EventRecord {
     EventRecord::new(&Notification::new("default".into(), url, None, String::new()), Timestamp::from_millis(1))
 }
 
-fn facts() -> Facts {
-    Facts { kind: EventType::SubscriptionCancel, flag: None, account: None, status_on_success: None }
+fn fields() -> ExtractedFields {
+    ExtractedFields { kind: EventType::SubscriptionCancel, flag: None, account: None, status_on_success: None }
 }
 
 fn failure(reason: &str) -> Failure {
@@ -43,14 +43,14 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 /// What a body with such texts leaves, if they can be kept.
-fn any_facts() -> impl Strategy<Value = Facts> {
+fn any_fields() -> impl Strategy<Value = ExtractedFields> {
     (any_text(), prop::option::of(any_text()), prop::option::of(any_text())).prop_filter_map(
         "an account that can be kept",
         |(kind, flag, account)| {
             let account = account.map(|account| serde_json::json!({ "accountIdentifier": account }));
             let body =
                 serde_json::json!({ "type": format!("X{kind}"), "flag": flag, "payload": { "account": account } });
-            Facts::of(&Event::read(body.to_string().as_bytes(), None).ok()?).ok()
+            ExtractedFields::of(&Event::read(body.to_string().as_bytes(), None).ok()?).ok()
         },
     )
 }
@@ -60,11 +60,12 @@ fn any_change() -> impl Strategy<Value = Change> {
         EventResult { success, account_identifier: account, ..EventResult::success(message) }
     });
     prop_oneof![
-        (any_facts(), prop::option::of("[a-z0-9-]{0,20}")).prop_map(|(facts, charset)| Change::Fetched(facts, charset)),
+        (any_fields(), prop::option::of("[a-z0-9-]{0,20}"))
+            .prop_map(|(fields, charset)| Change::Fetched(fields, charset)),
         result.prop_map(Change::Handled),
         prop::option::of(any_text()).prop_map(Change::Done),
         Just(Change::Deferred),
-        Just(Change::LeftToAnswer { until: Timestamp::from_millis(9) }),
+        Just(Change::AwaitResponse { until: Timestamp::from_millis(9) }),
         Just(Change::HandedOver { wait: Duration::from_secs(9) }),
         (0_u64..9, any_text()).prop_map(|(wait, reason)| Change::Retry {
             wait: Duration::from_secs(wait),
@@ -94,7 +95,7 @@ proptest! {
             if record.apply(change, now).is_err() {
                 prop_assert_eq!(&record, &before);
             }
-            prop_assert!(!record.left_to_answer || record.state == State::Handled);
+            prop_assert!(!record.awaiting_response || record.state == State::Handled);
             match record.state {
                 State::Received => prop_assert!(record.kind.is_none() && record.result.is_none()),
                 State::Fetched | State::Deferred => prop_assert!(record.kind.is_some() && record.result.is_none()),
@@ -119,7 +120,7 @@ proptest! {
 fn a_dead_event_with_a_result_is_reported_again_and_not_handled_again() {
     let mut record = recorded();
     let result = EventResult::success("bought");
-    let changes = [Change::Fetched(facts(), None), Change::Handled(result.clone()), dead(true), Change::Rerun];
+    let changes = [Change::Fetched(fields(), None), Change::Handled(result.clone()), dead(true), Change::Rerun];
     for change in changes {
         record.apply(change, Timestamp::from_millis(2)).expect("a legal step");
     }
@@ -133,7 +134,7 @@ fn attempts_are_counted_whether_they_fail_or_not() {
     let changes = [
         retry(1),
         retry(1),
-        Change::Fetched(facts(), None),
+        Change::Fetched(fields(), None),
         Change::Handled(EventResult::success("")),
         retry(1),
         Change::Done(None),
@@ -161,7 +162,7 @@ fn patience_counts_waits_and_attempts_since_the_first_failure_and_no_downtime_or
     assert_eq!(used(&record, 0), 1, "a clock that was set back");
     record.apply(retry(60), at(9_000_000)).expect("legal");
     assert_eq!(used(&record, 9_000_061), 31 + 61);
-    record.apply(Change::Fetched(facts(), None), at(9_000_070)).expect("legal");
+    record.apply(Change::Fetched(fields(), None), at(9_000_070)).expect("legal");
     assert_eq!(used(&record, 9_999_999), 0, "progress ends the row of failures");
 }
 
@@ -234,7 +235,7 @@ fn a_body_that_was_understood_and_not_taken_says_which_result_fits_and_is_read_a
         (r#"{"type":"SUBSCRIPTION_ORDER"}"#, None),
     ] {
         let mut record = refused(body);
-        let resolved = record.apply_amendment(nameless.clone(), Timestamp::from_millis(3));
+        let resolved = record.apply_operator_action(nameless.clone(), Timestamp::from_millis(3));
         assert_eq!(resolved.ok().map(|_| record.state), state, "{body}");
         let mut record = refused(body);
         record.apply(Change::Rerun, Timestamp::from_millis(3)).expect("legal");
@@ -251,8 +252,8 @@ fn a_ping_is_taken_whatever_its_account_is_called() {
             })
         };
         let read = |flag: &str| Event::read(body(flag).to_string().as_bytes(), None).expect("an event");
-        assert_eq!(Facts::of(&read("STATELESS")).expect("taken").account, None);
-        assert!(Facts::of(&read("DEVELOPMENT")).is_err());
+        assert_eq!(ExtractedFields::of(&read("STATELESS")).expect("taken").account, None);
+        assert!(ExtractedFields::of(&read("DEVELOPMENT")).is_err());
     }
 }
 
@@ -260,8 +261,8 @@ fn a_ping_is_taken_whatever_its_account_is_called() {
 fn an_account_that_is_long_as_json_only_is_called_the_same_in_a_copy_that_is_taken_in() {
     let account = "\"".repeat(MAX_IDENTIFIER_BYTES);
     let mut record = recorded();
-    let facts = Facts { account: Some(account.clone()), ..facts() };
-    record.apply(Change::Fetched(facts, None), Timestamp::from_millis(2)).expect("legal");
+    let fields = ExtractedFields { account: Some(account.clone()), ..fields() };
+    record.apply(Change::Fetched(fields, None), Timestamp::from_millis(2)).expect("legal");
     let result = EventResult { account_identifier: Some(account.clone()), ..EventResult::success("") };
     record.apply(Change::Handled(result), Timestamp::from_millis(3)).expect("legal");
     let imported = record.clone().imported(true);

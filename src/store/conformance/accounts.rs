@@ -1,18 +1,18 @@
 //! How accounts stand.
 
 use super::{at, claim, id, notification, proceed};
-use crate::event::{AccountStatus, Body, ErrorCode, EventResult, EventType, Facts};
+use crate::event::{AccountStatus, Body, ErrorCode, EventResult, EventType, ExtractedFields};
 use crate::store::{Completion, EventStore, OperatorAction, Progress};
 
 pub(in crate::store) async fn an_account_is_as_the_latest_event_that_succeeded_has_left_it(store: &dyn EventStore) {
     let leaving = |status: &AccountStatus| {
-        let facts = Facts {
+        let fields = ExtractedFields {
             kind: EventType::SubscriptionChange,
             flag: None,
             account: Some("acct".to_owned()),
             status_on_success: Some(status.clone()),
         };
-        Progress::Fetched { facts, body: Body { bytes: b"{}".to_vec(), charset: None } }
+        Progress::Fetched { fields, body: Body { bytes: b"{}".to_vec(), charset: None } }
     };
     let stands = async || store.account_status("default", "acct").await.expect("answers");
     assert_eq!(stands().await, None);

@@ -1,7 +1,7 @@
 //! Copies out of a store and into it.
 
 use super::{at, claim, dead, fetched, id, notification, proceed};
-use crate::event::{AccountStatus, EventResult, Facts, State};
+use crate::event::{AccountStatus, EventResult, ExtractedFields, State};
 use crate::store::memory::MemoryStore;
 use crate::store::{Accounts, Advanced, Completion, EventStore, Progress, Recorded, StoredEvent};
 
@@ -24,11 +24,11 @@ async fn history(store: &dyn EventStore, events: usize) {
     for number in 0..events * 2 / 3 {
         let claimed = claim(store, at(1)).await.expect("an event");
         let account = format!("account-{}", number % 7);
-        let Progress::Fetched { facts, body } = fetched(Some(&account), format!("body {number}").as_bytes()) else {
+        let Progress::Fetched { fields, body } = fetched(Some(&account), format!("body {number}").as_bytes()) else {
             unreachable!("it is one")
         };
-        let facts = Facts { status_on_success: Some(AccountStatus::Active), ..facts };
-        let step = Progress::Fetched { facts, body };
+        let fields = ExtractedFields { status_on_success: Some(AccountStatus::Active), ..fields };
+        let step = Progress::Fetched { fields, body };
         let Advanced::Proceed(claimed) = store.advance(claimed, &step, at(1)).await.expect("taken") else {
             panic!("nothing else of the account is at work")
         };

@@ -1,7 +1,7 @@
 //! What comes in, and what is changed from outside.
 
 use super::{at, claim, dead, fetched, id, join_all, notification, proceed, record, retry, state, wall};
-use crate::event::{EventResult, EventType, Facts, Flag, State};
+use crate::event::{EventResult, EventType, ExtractedFields, Flag, State};
 use crate::store::{Completion, EventStore, OperatorAction, Progress, Recorded, StoreError};
 
 pub(in crate::store) async fn a_new_event_is_recorded_once_and_then_known(store: &dyn EventStore) {
@@ -70,12 +70,12 @@ pub(in crate::store) async fn a_result_that_does_not_fit_is_refused_and_changes_
             store.settle(held, &dead("never read"), at(0)).await.expect("settled");
             continue;
         }
-        let Progress::Fetched { facts, body } = fetched(None, b"{}") else { unreachable!("it is one") };
-        let facts = match token {
-            "notice" => Facts { kind: EventType::SubscriptionNotice, ..facts },
-            _ => Facts { kind: EventType::SubscriptionOrder, flag: Some(Flag::Stateless), ..facts },
+        let Progress::Fetched { fields, body } = fetched(None, b"{}") else { unreachable!("it is one") };
+        let fields = match token {
+            "notice" => ExtractedFields { kind: EventType::SubscriptionNotice, ..fields },
+            _ => ExtractedFields { kind: EventType::SubscriptionOrder, flag: Some(Flag::Stateless), ..fields },
         };
-        let held = proceed(store, held, &Progress::Fetched { facts, body }, at(0)).await;
+        let held = proceed(store, held, &Progress::Fetched { fields, body }, at(0)).await;
         store.settle(held, &dead("broken"), at(0)).await.expect("settled");
     }
     let unfit = store.amend(id("order"), OperatorAction::Resolve(EventResult::success("done by hand")), at(1)).await;

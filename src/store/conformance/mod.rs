@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use super::{Advanced, Claim, Completion, EventStore, Progress};
 use crate::clock::{Moment, Now, Timestamp};
-use crate::event::{BaseUrl, Body, EventId, EventRecord, EventType, EventUrl, Facts, Failure, Notification, State};
+use crate::event::{
+    BaseUrl, Body, EventId, EventRecord, EventType, EventUrl, ExtractedFields, Failure, Notification, State,
+};
 
 /// So many seconds after some moment, by both clocks.
 pub(super) fn at(seconds: u32) -> Now {
@@ -39,13 +41,13 @@ pub(in crate::store) fn id(token: &str) -> EventId {
 }
 
 pub(super) fn fetched(account: Option<&str>, body: &[u8]) -> Progress {
-    let facts = Facts {
+    let fields = ExtractedFields {
         kind: EventType::SubscriptionChange,
         flag: None,
         account: account.map(str::to_owned),
         status_on_success: None,
     };
-    Progress::Fetched { facts, body: Body { bytes: body.to_vec(), charset: None } }
+    Progress::Fetched { fields, body: Body { bytes: body.to_vec(), charset: None } }
 }
 
 /// A failure that ends an event for good.

@@ -112,7 +112,7 @@ pub(in crate::store) async fn an_event_whose_result_was_handed_over_holds_up_no_
     let second = claim(store, at(0)).await.expect("2");
     let waiting = store.advance(second, &fetched(Some("a"), b"{}"), at(0)).await;
     assert!(matches!(waiting, Ok(Advanced::Blocked)), "{waiting:?}");
-    store.settle(first, &Completion::LeftToAnswer { until: wall(5) }, at(0)).await.expect("settled");
+    store.settle(first, &Completion::AwaitResponse { until: wall(5) }, at(0)).await.expect("settled");
     assert!(claim(store, at(1)).await.is_none(), "until the answer is given it may have to be reported first");
     let wait = Duration::from_secs(20);
     store.amend(id("1"), OperatorAction::HandedOver { wait }, at(1)).await.expect("amended");

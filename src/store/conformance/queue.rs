@@ -135,7 +135,7 @@ pub(in crate::store) async fn a_result_left_to_an_answer_is_reported_later_if_it
         assert!(matches!(early, Err(StoreError::Illegal(_))), "{early:?}");
         let result = EventResult { account_identifier: Some("acct".into()), ..EventResult::success(token) };
         let held = proceed(store, held, &Progress::Handled(result), at(0)).await;
-        store.settle(held, &Completion::LeftToAnswer { until: wall(5) }, at(1)).await.expect("settled");
+        store.settle(held, &Completion::AwaitResponse { until: wall(5) }, at(1)).await.expect("settled");
         assert!(claim(store, at(4)).await.is_none());
     }
     let given = store.amend(id("given"), handed_over(), at(4)).await.expect("amended");
@@ -144,7 +144,7 @@ pub(in crate::store) async fn a_result_left_to_an_answer_is_reported_later_if_it
     assert!(matches!(again, Err(StoreError::Illegal(_))), "{again:?}");
     let held = claim(store, at(5)).await.expect("the other one");
     assert_eq!((held.event().id, held.event().state), (id("kept"), State::Handled));
-    assert_eq!(store.amend(id("kept"), handed_over(), at(5)).await, Err(StoreError::Held));
+    assert_eq!(store.amend(id("kept"), handed_over(), at(5)).await, Err(StoreError::Locked));
     store.settle(held, &Completion::Done(None), at(5)).await.expect("settled");
     assert!(claim(store, at(23)).await.is_none());
     let held = claim(store, at(24)).await.expect("the one that was handed over");

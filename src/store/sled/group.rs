@@ -8,7 +8,7 @@ use sled::IVec;
 use tokio::sync::oneshot;
 
 use super::index::{Entry, Name};
-use super::layout::{ENDED, IN_PROGRESS, PassingKey, key, secret_key};
+use super::layout::{ENDED, ExpiringKey, IN_PROGRESS, key, secret_key};
 use crate::event::{EventId, EventRecord, State};
 use crate::store::error::StoreError;
 use crate::store::local::scheduler::Scheduler;
@@ -42,7 +42,7 @@ pub(super) struct Changes {
     sequences: HashMap<EventId, Sequence>,
     secrets: HashMap<String, SecretSlice<u8>>,
     /// Secrets that are kept for a time, as they are left.
-    passing: HashMap<PassingKey, Passing>,
+    expiring: HashMap<ExpiringKey, Expiring>,
     /// Events that go from one state to another, appear, or go.
     pub(super) moves: Vec<Move>,
     /// Events that are removed.
@@ -58,7 +58,7 @@ pub(super) struct Move {
 }
 
 /// A secret that is kept for a time, as a group leaves it.
-pub(super) enum Passing {
+pub(super) enum Expiring {
     Kept(SecretSlice<u8>),
     Taken,
 }
@@ -71,7 +71,7 @@ impl Changes {
         self.records.extend(other.records.drain());
         self.sequences.extend(other.sequences.drain());
         self.secrets.extend(other.secrets.drain());
-        self.passing.extend(other.passing.drain());
+        self.expiring.extend(other.expiring.drain());
         self.moves.append(&mut other.moves);
         self.pruned.extend(other.pruned.drain());
     }
@@ -174,18 +174,18 @@ impl Group {
     }
 
     /// How this group leaves a secret that is kept for a time, if it does.
-    pub(super) fn passing(&self, key: &PassingKey) -> Option<&Passing> {
-        self.part.passing.get(key).or_else(|| self.whole.passing.get(key))
+    pub(super) fn expiring(&self, key: &ExpiringKey) -> Option<&Expiring> {
+        self.part.expiring.get(key).or_else(|| self.whole.expiring.get(key))
     }
 
-    pub(super) fn put_passing(&mut self, key: PassingKey, value: SecretSlice<u8>) {
+    pub(super) fn put_expiring(&mut self, key: ExpiringKey, value: SecretSlice<u8>) {
         self.put(key, value.expose_secret());
-        self.part.passing.insert(key, Passing::Kept(value));
+        self.part.expiring.insert(key, Expiring::Kept(value));
     }
 
-    pub(super) fn remove_passing(&mut self, key: PassingKey) {
+    pub(super) fn remove_expiring(&mut self, key: ExpiringKey) {
         self.remove(&key);
-        self.part.passing.insert(key, Passing::Taken);
+        self.part.expiring.insert(key, Expiring::Taken);
     }
 
     pub(super) fn put_secret(&mut self, name: &str, secret: SecretSlice<u8>) {
@@ -229,8 +229,8 @@ mod tests {
             group.leave(7, None, record);
             group.put_secret(token, b"secret".to_vec().into());
             group.prune(8, State::Done);
-            assert!(group.passing(&[9; 25]).is_none());
-            group.put_passing([9; 25], vec![1].into());
+            assert!(group.expiring(&[9; 25]).is_none());
+            group.put_expiring([9; 25], vec![1].into());
         };
         let seen = |group: &Group, token: &str| {
             let id = notification(token).id();
@@ -253,10 +253,10 @@ mod tests {
         prepared.expect("prepared");
         let failed: Result<(), _> = group.attempt(|group| {
             group.remove(b"key");
-            Err(StoreError::Held)
+            Err(StoreError::Locked)
         });
-        assert_eq!(failed, Err(StoreError::Held));
+        assert_eq!(failed, Err(StoreError::Locked));
         assert_eq!(seen(&group, "b"), ([true; 3], true, true, 4));
-        assert!(matches!(group.passing(&[9; 25]), Some(Passing::Kept(_))));
+        assert!(matches!(group.expiring(&[9; 25]), Some(Expiring::Kept(_))));
     }
 }

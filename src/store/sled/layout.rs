@@ -39,9 +39,9 @@ pub(super) const SECRET: u8 = b's';
 const ACCOUNT: u8 = b'a';
 pub(super) const RETENTION_KEY: &[u8] = b"c";
 /// Prefix of the secrets that are kept for a time, such as nonces.
-pub(super) const PASSING: u8 = b'n';
+pub(super) const EXPIRING: u8 = b'n';
 /// A secret's name and the moment until which it is kept.
-pub(super) type PassingKey = [u8; 1 + 8 + 16];
+pub(super) type ExpiringKey = [u8; 1 + 8 + 16];
 /// Bytes of a body under one key. sled keeps larger values in files of their own, which it never syncs.
 pub(super) const CHUNK: usize = 4096;
 
@@ -56,8 +56,8 @@ pub(super) fn secret_key(name: &str) -> Vec<u8> {
 }
 
 /// In order of the moments, so that those that may be forgotten lie together.
-pub(super) fn passing_key(until: Timestamp, name: [u8; 16]) -> PassingKey {
-    let mut key = [PASSING; 1 + 8 + 16];
+pub(super) fn expiring_key(until: Timestamp, name: [u8; 16]) -> ExpiringKey {
+    let mut key = [EXPIRING; 1 + 8 + 16];
     key[1..9].copy_from_slice(&u64::try_from(until.as_millis()).unwrap_or(0).to_be_bytes());
     key[9..].copy_from_slice(&name);
     key

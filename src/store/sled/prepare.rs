@@ -6,10 +6,10 @@ use secrecy::{ExposeSecret, SecretSlice};
 use sled::IVec;
 
 use super::error::{failed, unreadable};
-use super::group::{BATCH, Group, Passing};
+use super::group::{BATCH, Expiring, Group};
 use super::index::{AccountState, Entry, Name};
 use super::layout::{
-    BODY, CHUNK, ENDED, IN_PROGRESS, PASSING, PassingKey, RETENTION_KEY, account_key, key, passing_key,
+    BODY, CHUNK, ENDED, EXPIRING, ExpiringKey, IN_PROGRESS, RETENTION_KEY, account_key, expiring_key, key,
 };
 use super::lookup::Lookup;
 use super::records::stored_record;
@@ -189,12 +189,12 @@ impl Preparer {
         let mut record = EventRecord::clone(&record);
         let before = record.state;
         let was_unfinished = before.is_unfinished();
-        let account = record.apply_amendment(action.into(), now)?;
+        let account = record.apply_operator_action(action.into(), now)?;
         record.note_seen(self.seen);
         let encoded = codec::encode(&record)?;
         self.leave_account(group, sequence, &record.integration, account)?;
         if was_unfinished && !lock(&self.lookup.scheduler).lock(sequence) {
-            return Err(StoreError::Held);
+            return Err(StoreError::Locked);
         }
         match (was_unfinished, record.state.is_unfinished()) {
             (false, true) => {
@@ -308,47 +308,47 @@ impl Preparer {
         }
     }
 
-    pub(super) fn put_passing(
+    pub(super) fn put_expiring(
         &self,
         group: &mut Group,
         (name, until): ([u8; 16], Timestamp),
         value: SecretSlice<u8>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let end = passing_key(now, [0; 16]);
-        for old in self.lookup.tree.range([PASSING].as_slice()..&end).keys().take(FORGOTTEN_AT_ONCE) {
+        let end = expiring_key(now, [0; 16]);
+        for old in self.lookup.tree.range([EXPIRING].as_slice()..&end).keys().take(FORGOTTEN_AT_ONCE) {
             group.remove(&old.map_err(failed)?);
         }
-        let key = passing_key(until, name);
+        let key = expiring_key(until, name);
         if until <= now {
             return Ok(true);
         }
-        let is_first = self.passing(group, &key)?.is_none();
+        let is_first = self.expiring(group, &key)?.is_none();
         if is_first {
-            group.put_passing(key, value);
+            group.put_expiring(key, value);
         }
         Ok(is_first)
     }
 
-    pub(super) fn take_passing(
+    pub(super) fn take_expiring(
         &self,
         group: &mut Group,
         (name, until): ([u8; 16], Timestamp),
         now: Timestamp,
     ) -> Result<Option<SecretSlice<u8>>, StoreError> {
-        let key = passing_key(until, name);
-        let kept = self.passing(group, &key)?;
+        let key = expiring_key(until, name);
+        let kept = self.expiring(group, &key)?;
         if kept.is_some() {
-            group.remove_passing(key);
+            group.remove_expiring(key);
         }
         Ok(kept.filter(|_| until > now))
     }
 
     /// A secret that is kept for a time, as the group so far leaves it.
-    fn passing(&self, group: &Group, key: &PassingKey) -> Result<Option<SecretSlice<u8>>, StoreError> {
-        match group.passing(key) {
-            Some(Passing::Kept(secret)) => Ok(Some(secret.clone())),
-            Some(Passing::Taken) => Ok(None),
+    fn expiring(&self, group: &Group, key: &ExpiringKey) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        match group.expiring(key) {
+            Some(Expiring::Kept(secret)) => Ok(Some(secret.clone())),
+            Some(Expiring::Taken) => Ok(None),
             None => Ok(self.lookup.tree.get(key).map_err(failed)?.map(|kept| kept.to_vec().into())),
         }
     }

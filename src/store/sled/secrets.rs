@@ -7,7 +7,7 @@ use super::store::SledStore;
 use super::writer::Write;
 use crate::clock::Timestamp;
 use crate::store::error::StoreError;
-use crate::store::secrets::{MAX_PASSING_BYTES, Secrets};
+use crate::store::secrets::{MAX_EXPIRING_BYTES, Secrets};
 
 #[async_trait]
 impl Secrets for SledStore {
@@ -32,7 +32,7 @@ impl Secrets for SledStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let bytes = value.expose_secret().len();
-        if bytes > MAX_PASSING_BYTES {
+        if bytes > MAX_EXPIRING_BYTES {
             return Err(StoreError::TooLong(bytes));
         }
         self.write(|reply| Write::PutPassing((key, until), value, now, reply)).await

@@ -331,9 +331,9 @@ async fn a_status_without_a_number_outlives_its_event_until_another_takes_its_pl
     let leave = async |store: &SledStore, token: &str, status: &AccountStatus| {
         store.record(&notification(token), at(1)).await.expect("recorded");
         let claim = take(store, at(1)).await.expect("the event");
-        let Progress::Fetched { mut facts, body } = fetched(Some("acct"), b"{}") else { panic!("it was fetched") };
-        facts.status_on_success = Some(status.clone());
-        let advanced = store.advance(claim, &Progress::Fetched { facts, body }, at(1)).await.expect("fetched");
+        let Progress::Fetched { mut fields, body } = fetched(Some("acct"), b"{}") else { panic!("it was fetched") };
+        fields.status_on_success = Some(status.clone());
+        let advanced = store.advance(claim, &Progress::Fetched { fields, body }, at(1)).await.expect("fetched");
         let Advanced::Proceed(claim) = advanced else { panic!("nothing is in its way") };
         store.settle(claim, &Completion::Done(None), at(1)).await.expect("settled");
     };
@@ -420,7 +420,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     let completion = prop_oneof![
         Just(Completion::Done(None)),
         Just(Completion::Deferred),
-        (0_u32..90).prop_map(|until| Completion::LeftToAnswer { until: wall(until) }),
+        (0_u32..90).prop_map(|until| Completion::AwaitResponse { until: wall(until) }),
         Just(dead("dead")),
         (0_u32..90).prop_map(|wait| retry(wait, "transient")),
     ];
@@ -614,10 +614,10 @@ async fn a_status_that_a_result_left_at_another_account_outlives_its_event() {
     let dormant = AccountStatus::Other("DORMANT".to_owned());
     store.record(&notification("1"), at(1)).await.expect("recorded");
     let claim = take(&store, at(1)).await.expect("the event");
-    let Progress::Fetched { mut facts, body } = fetched(None, b"{}") else { panic!("it was fetched") };
-    facts.status_on_success = Some(dormant.clone());
+    let Progress::Fetched { mut fields, body } = fetched(None, b"{}") else { panic!("it was fetched") };
+    fields.status_on_success = Some(dormant.clone());
     let Advanced::Proceed(claim) =
-        store.advance(claim, &Progress::Fetched { facts, body }, at(1)).await.expect("fetched")
+        store.advance(claim, &Progress::Fetched { fields, body }, at(1)).await.expect("fetched")
     else {
         panic!()
     };

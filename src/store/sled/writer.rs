@@ -191,10 +191,10 @@ impl Writer {
                 group.prepare(reply, |group| preparer.replace_secret(group, &name, &held, fresh));
             }
             Write::PutPassing(name, value, now, reply) => {
-                group.prepare(reply, |group| preparer.put_passing(group, name, value, now));
+                group.prepare(reply, |group| preparer.put_expiring(group, name, value, now));
             }
             Write::TakePassing(name, now, reply) => {
-                group.prepare(reply, |group| preparer.take_passing(group, name, now));
+                group.prepare(reply, |group| preparer.take_expiring(group, name, now));
             }
             Write::Count(reply) => {
                 let next = preparer.next;

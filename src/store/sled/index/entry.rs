@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_standing_survives_a_round_trip_as_a_number_and_is_no_event(
+        fn an_account_state_survives_a_round_trip_as_a_number_and_is_no_event(
             sequence in 0_u64..1 << 56,
             status in prop::option::of(prop::sample::select(&STATUSES)),
         ) {

@@ -7,7 +7,7 @@ use actix_web::http::StatusCode;
 
 /// What a request can have too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
+pub enum LimitExceeded {
     /// Path and query are too long.
     Url,
     /// The headers are too large.
@@ -24,7 +24,7 @@ pub enum Excess {
     RequestsInFlight,
 }
 
-impl Excess {
+impl LimitExceeded {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Url,
@@ -63,7 +63,7 @@ impl Excess {
     }
 }
 
-impl fmt::Display for Excess {
+impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Url => "the request's path and query are longer than is taken here",
@@ -77,18 +77,18 @@ impl fmt::Display for Excess {
     }
 }
 
-/// How often each excess was refused since the start.
+/// How often each exceeded limit was refused since the start.
 #[derive(Debug, Default)]
-pub struct Refusals {
-    excesses: [AtomicU64; Excess::ALL.len()],
+pub struct LimitCounters {
+    excesses: [AtomicU64; LimitExceeded::ALL.len()],
     malformed: AtomicU64,
 }
 
-impl Refusals {
-    /// How often `excess` was refused.
+impl LimitCounters {
+    /// How often `exceeded limit` was refused.
     #[must_use]
-    pub fn count(&self, excess: Excess) -> u64 {
-        self.excesses[excess as usize].load(Ordering::Relaxed)
+    pub fn count(&self, exceeded: LimitExceeded) -> u64 {
+        self.excesses[exceeded as usize].load(Ordering::Relaxed)
     }
 
     /// How often what arrived was no request.
@@ -101,8 +101,8 @@ impl Refusals {
         self.malformed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn note(&self, excess: Excess) {
-        self.excesses[excess as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(excess = excess.name(), "refused");
+    pub(crate) fn note(&self, exceeded: LimitExceeded) {
+        self.excesses[exceeded as usize].fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(exceeded = exceeded.name(), "refused");
     }
 }

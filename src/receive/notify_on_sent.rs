@@ -11,19 +11,19 @@ use actix_web::web::Bytes;
 ///
 /// That says no more than that there was a connection to give it to. The caller may have hung up all the same, or a
 /// proxy may have swallowed the answer.
-pub(super) struct Given<F> {
+pub(super) struct NotifyOnSent<F> {
     bytes: Option<Bytes>,
     length: u64,
     taken: Option<F>,
 }
 
-impl<F> Given<F> {
+impl<F> NotifyOnSent<F> {
     pub(super) fn new(bytes: Vec<u8>, taken: F) -> Self {
         Self { length: bytes.len() as u64, bytes: Some(bytes.into()), taken: Some(taken) }
     }
 }
 
-impl<F: FnOnce() + Unpin> MessageBody for Given<F> {
+impl<F: FnOnce() + Unpin> MessageBody for NotifyOnSent<F> {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {

@@ -41,14 +41,14 @@ const TRACKED: NonZeroUsize = at_most(16_384);
 /// then, and nobody else.
 const NAME_COUNTERS: usize = 8192;
 
-pub(super) struct Guard {
+pub(super) struct LoginThrottle {
     clock: Arc<dyn Clock>,
     /// Which counter a name has is not to be foreseen.
     names: RandomState,
-    books: Mutex<Books>,
+    counters: Mutex<Counters>,
 }
 
-struct Books {
+struct Counters {
     failures: LruCache<IpAddr, Failures>,
     names: Vec<Failures>,
     proven: LruCache<(IpAddr, Vec<u8>), Moment>,
@@ -87,11 +87,11 @@ impl Failures {
     }
 }
 
-impl Guard {
+impl LoginThrottle {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let names = vec![Failures::default(); NAME_COUNTERS];
-        let books = Books { failures: LruCache::new(TRACKED), names, proven: LruCache::new(TRACKED) };
-        Self { clock, names: RandomState::new(), books: Mutex::new(books) }
+        let counters = Counters { failures: LruCache::new(TRACKED), names, proven: LruCache::new(TRACKED) };
+        Self { clock, names: RandomState::new(), counters: Mutex::new(counters) }
     }
 
     /// Whether `proof`, the client that `address` proved to be and what comes of it, counts now. Without a proof, what
@@ -101,29 +101,30 @@ impl Guard {
     /// tells nothing either.
     pub(super) fn judge<T>(&self, address: IpAddr, name: &[u8], proof: Option<(&str, T)>) -> Result<T, Refused> {
         let (address, now) = (network_of(address), self.clock.monotonic());
-        let mut books = self.books();
-        let wait = books.failures.peek(&address).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now));
+        let mut counters = self.counters();
+        let wait =
+            counters.failures.peek(&address).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now));
         match proof {
-            Some((client, found)) if wait.is_zero() || books.is_proven(address, client, now) => {
-                books.note_proof(address, client, now);
+            Some((client, found)) if wait.is_zero() || counters.is_proven(address, client, now) => {
+                counters.note_proof(address, client, now);
                 Ok(found)
             }
             Some(_) => Err(Refused::TooManyFailures { retry_after: wait }),
             None if !wait.is_zero() => Err(Refused::TooManyFailures { retry_after: wait }),
             None => {
                 let counter = usize::try_from(self.names.hash_one(name) % NAME_COUNTERS as u64).unwrap_or_default();
-                books.note_failure(address, counter, now);
+                counters.note_failure(address, counter, now);
                 Err(Refused::Wrong)
             }
         }
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Books {
+impl Counters {
     fn is_proven(&self, address: IpAddr, client: &str, now: Moment) -> bool {
         let proof = self.proven.peek(&(address, client.as_bytes().to_vec()));
         proof.is_some_and(|proven| now.since(*proven) < PROVEN_FOR)
@@ -157,136 +158,136 @@ mod tests {
 
     const CLIENT: &str = "marketplace";
 
-    fn guard() -> (Guard, Arc<ManualClock>) {
+    fn throttle() -> (LoginThrottle, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
-        (Guard::new(clock.clone()), clock)
+        (LoginThrottle::new(clock.clone()), clock)
     }
 
     fn address(number: u32) -> IpAddr {
         std::net::Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
-    fn guess(guard: &Guard, from: IpAddr, name: &str) -> Refused {
-        guard.judge(from, name.as_bytes(), None::<(&str, ())>).expect_err("it is wrong")
+    fn guess(throttle: &LoginThrottle, from: IpAddr, name: &str) -> Refused {
+        throttle.judge(from, name.as_bytes(), None::<(&str, ())>).expect_err("it is wrong")
     }
 
-    fn prove(guard: &Guard, from: IpAddr) -> Result<(), Refused> {
-        guard.judge(from, CLIENT.as_bytes(), Some((CLIENT, ())))
+    fn prove(throttle: &LoginThrottle, from: IpAddr) -> Result<(), Refused> {
+        throttle.judge(from, CLIENT.as_bytes(), Some((CLIENT, ())))
     }
 
     /// How long `from` waits now; whoever waits is not counted again.
-    fn wait(guard: &Guard, from: IpAddr) -> Duration {
-        let now = guard.clock.monotonic();
-        guard.books().failures.peek(&from).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now))
+    fn wait(throttle: &LoginThrottle, from: IpAddr) -> Duration {
+        let now = throttle.clock.monotonic();
+        throttle.counters().failures.peek(&from).map_or(Duration::ZERO, |failures| failures.blocked_until.since(now))
     }
 
     #[test]
     fn an_address_that_guesses_waits_ever_longer_and_no_longer_than_the_longest_wait() {
-        let (guard, clock) = guard();
+        let (throttle, clock) = throttle();
         let mut waits = Vec::new();
         for _ in 0..16 {
-            assert_eq!(guess(&guard, address(1), CLIENT), Refused::Wrong, "its wait is over");
-            let wait = wait(&guard, address(1));
+            assert_eq!(guess(&throttle, address(1), CLIENT), Refused::Wrong, "its wait is over");
+            let wait = wait(&throttle, address(1));
             if !wait.is_zero() {
                 let refused = Refused::TooManyFailures { retry_after: wait };
-                assert_eq!(guess(&guard, address(1), CLIENT), refused);
-                assert_eq!(prove(&guard, address(1)), Err(refused), "nor is a right guess told from a wrong one");
+                assert_eq!(guess(&throttle, address(1), CLIENT), refused);
+                assert_eq!(prove(&throttle, address(1)), Err(refused), "nor is a right guess told from a wrong one");
             }
             waits.push(wait.as_secs());
             clock.advance(wait);
         }
         assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        assert_eq!(guess(&guard, address(2), CLIENT), Refused::Wrong, "another address does not wait");
+        assert_eq!(guess(&throttle, address(2), CLIENT), Refused::Wrong, "another address does not wait");
     }
 
     #[test]
     fn failures_are_forgotten_after_a_while_by_whatever_the_wall_clock_shows() {
-        let (guard, clock) = guard();
+        let (throttle, clock) = throttle();
         for _ in 0..5 {
-            guess(&guard, address(1), CLIENT);
+            guess(&throttle, address(1), CLIENT);
         }
         clock.set(Timestamp::from_millis(1 << 44));
-        assert_ne!(guess(&guard, address(1), CLIENT), Refused::Wrong);
+        assert_ne!(guess(&throttle, address(1), CLIENT), Refused::Wrong);
         clock.advance(FORGOTTEN_AFTER);
         clock.set(Timestamp::from_millis(0));
-        assert_eq!(guess(&guard, address(1), CLIENT), Refused::Wrong);
-        assert_eq!(wait(&guard, address(1)), Duration::ZERO);
+        assert_eq!(guess(&throttle, address(1), CLIENT), Refused::Wrong);
+        assert_eq!(wait(&throttle, address(1)), Duration::ZERO);
     }
 
     #[test]
     fn the_secret_is_good_from_where_it_was_proven_whatever_strangers_do_there() {
-        let (guard, clock) = guard();
-        prove(&guard, address(1)).expect("is right");
+        let (throttle, clock) = throttle();
+        prove(&throttle, address(1)).expect("is right");
         for _ in 0..100 {
-            guess(&guard, address(1), CLIENT);
+            guess(&throttle, address(1), CLIENT);
         }
-        prove(&guard, address(1)).expect("is right");
-        assert!(guard.judge(address(1), b"other", Some(("other", ()))).is_err(), "for its own client only");
+        prove(&throttle, address(1)).expect("is right");
+        assert!(throttle.judge(address(1), b"other", Some(("other", ()))).is_err(), "for its own client only");
         clock.advance(PROVEN_FOR);
         for _ in 0..6 {
-            guess(&guard, address(1), CLIENT);
+            guess(&throttle, address(1), CLIENT);
         }
-        assert!(prove(&guard, address(1)).is_err(), "and for a day");
+        assert!(prove(&throttle, address(1)).is_err(), "and for a day");
     }
 
     #[test]
     fn no_number_of_guesses_at_a_client_makes_a_new_address_wait_for_its_first_try() {
-        let (guard, _) = guard();
+        let (throttle, _) = throttle();
         for number in 0..10_000 {
-            assert_eq!(guess(&guard, address(number), CLIENT), Refused::Wrong);
+            assert_eq!(guess(&throttle, address(number), CLIENT), Refused::Wrong);
         }
-        guess(&guard, address(20_000), CLIENT);
-        assert_eq!(wait(&guard, address(20_000)), FIRST_WAIT_UNDER_ATTACK, "and it has one try, not five");
-        prove(&guard, address(20_001)).expect("is right");
+        guess(&throttle, address(20_000), CLIENT);
+        assert_eq!(wait(&throttle, address(20_000)), FIRST_WAIT_UNDER_ATTACK, "and it has one try, not five");
+        prove(&throttle, address(20_001)).expect("is right");
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_count_as_one() {
-        let (guard, _) = guard();
+        let (throttle, _) = throttle();
         let of = |host: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, host));
         for host in 0..5 {
-            guess(&guard, of(host), CLIENT);
+            guess(&throttle, of(host), CLIENT);
         }
-        assert_ne!(guess(&guard, of(99), CLIENT), Refused::Wrong);
-        assert_eq!(guess(&guard, "::ffff:10.0.0.1".parse().expect("an address"), CLIENT), Refused::Wrong);
+        assert_ne!(guess(&throttle, of(99), CLIENT), Refused::Wrong);
+        assert_eq!(guess(&throttle, "::ffff:10.0.0.1".parse().expect("an address"), CLIENT), Refused::Wrong);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (guard, clock) = guard();
+        let (throttle, clock) = throttle();
         let most = u32::try_from(TRACKED.get()).expect("small");
         for number in 0..most + 100 {
             clock.advance(Duration::from_millis(1));
-            guess(&guard, address(number), &number.to_string());
-            let _ = prove(&guard, address(number));
+            guess(&throttle, address(number), &number.to_string());
+            let _ = prove(&throttle, address(number));
         }
-        let books = guard.books();
-        assert!(books.failures.contains(&address(most)));
-        assert!(!books.failures.contains(&address(0)), "the quietest were forgotten");
-        assert_eq!([books.failures.len(), books.proven.len()], [TRACKED.get(); 2]);
-        assert_eq!(books.names.len(), NAME_COUNTERS);
+        let counters = throttle.counters();
+        assert!(counters.failures.contains(&address(most)));
+        assert!(!counters.failures.contains(&address(0)), "the quietest were forgotten");
+        assert_eq!([counters.failures.len(), counters.proven.len()], [TRACKED.get(); 2]);
+        assert_eq!(counters.names.len(), NAME_COUNTERS);
     }
 
     /// What an observer sees who guesses at `name` in every way there is: answers, waits and free tries, from a new
     /// address, from one that the marketplace shares, after a storm at the name and after a storm of other names.
     fn observed(name: &str) -> Vec<String> {
-        let (guard, clock) = guard();
+        let (throttle, clock) = throttle();
         let shared = address(1);
-        prove(&guard, shared).expect("is right");
+        prove(&throttle, shared).expect("is right");
         let mut seen = Vec::new();
-        let mut look = |from: IpAddr| seen.push(format!("{:?}", guess(&guard, from, name)));
+        let mut look = |from: IpAddr| seen.push(format!("{:?}", guess(&throttle, from, name)));
         (0..20).for_each(|_| look(shared));
         (0..20).for_each(|_| look(address(2)));
         (100..160).for_each(|number| look(address(number)));
         for number in 0..3000 {
-            guess(&guard, address(10_000 + number), &format!("invented {number}"));
+            guess(&throttle, address(10_000 + number), &format!("invented {number}"));
         }
         (200..205).for_each(|number| (0..3).for_each(|_| look(address(number))));
         clock.advance(Duration::from_secs(40));
         (0..3).for_each(|_| look(address(200)));
         clock.advance(FORGOTTEN_AFTER);
         (0..6).for_each(|_| look(address(200)));
-        prove(&guard, shared).expect("is right");
+        prove(&throttle, shared).expect("is right");
         (0..20).for_each(|_| look(shared));
         seen
     }

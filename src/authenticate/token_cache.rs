@@ -12,11 +12,11 @@ const REMEMBERED: NonZeroUsize = at_most(256);
 /// What was found out about tokens, so that each is looked into once and not at every notification.
 ///
 /// Bounded: the token that has not been shown for longest makes room, which costs it a second look and nothing else.
-pub(super) struct Remembered<T> {
+pub(super) struct TokenCache<T> {
     tokens: Mutex<LruCache<String, (T, Timestamp)>>,
 }
 
-impl<T: Copy> Remembered<T> {
+impl<T: Copy> TokenCache<T> {
     pub(super) fn new() -> Self {
         Self { tokens: Mutex::new(LruCache::new(REMEMBERED)) }
     }

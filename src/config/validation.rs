@@ -16,19 +16,19 @@ const LONGEST_BASE_URL: usize = 512;
 const MIN_TOKEN_BYTES: usize = 16;
 
 /// What is wrong with one key: where, what, and what to write.
-pub(super) struct Fault {
+pub(super) struct InvalidValue {
     pub(super) key: String,
     pub(super) problem: String,
 }
 
 impl Config {
     /// What no single key shows: names that clash, listeners that are open, secrets everybody knows.
-    pub(super) fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: String, problem: String| faults.push(Fault { key, problem });
+    pub(super) fn invalid_values(&self) -> Vec<InvalidValue> {
+        let mut invalid_values = Vec::new();
+        let mut invalid = |key: String, problem: String| invalid_values.push(InvalidValue { key, problem });
 
         if !self.admin.listen.ip().is_loopback() && self.admin.token.is_none() {
-            fault(
+            invalid(
                 "admin.token".into(),
                 format!(
                     "is missing, and admin.listen {} can be reached from other machines; write token = \"…\" or \
@@ -42,55 +42,55 @@ impl Config {
             public.ip() == private.ip() || public.ip().is_unspecified() || private.ip().is_unspecified();
         if public.port() == private.port() && public.port() != 0 && shares_an_address {
             let problem = format!("{private} is server.listen {public} too; write another port, such as 8081");
-            fault("admin.listen".into(), problem);
+            invalid("admin.listen".into(), problem);
         }
         if let Some(token) = &self.admin.token {
             let token = token.expose();
             if let Some(problem) = text_fault(token) {
-                fault("admin.token".into(), format!("{problem}; write a token of your own, or remove the key"));
+                invalid("admin.token".into(), format!("{problem}; write a token of your own, or remove the key"));
             } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let problem =
                     "holds a character that no header can carry; write visible ASCII characters without spaces";
-                fault("admin.token".into(), problem.into());
+                invalid("admin.token".into(), problem.into());
             } else if is_placeholder(token) && !private.ip().is_loopback() {
                 let problem = "is a placeholder everybody knows, and admin.listen is no loopback address; write a token of \
                                your own";
-                fault("admin.token".into(), problem.into());
+                invalid("admin.token".into(), problem.into());
             } else if token.len() < MIN_TOKEN_BYTES && !private.ip().is_loopback() {
                 let problem = format!(
                     "has {} characters, which can be guessed, and admin.listen is no loopback address; write at least \
                      {MIN_TOKEN_BYTES}, such as openssl rand -hex 32 gives",
                     token.len()
                 );
-                fault("admin.token".into(), problem);
+                invalid("admin.token".into(), problem);
             }
         }
         for network in self.server.trusted_proxies.iter().filter(|network| network.prefix_len() == 0) {
             let problem = format!(
                 "holds {network}, which is everybody: any caller could say whom it comes from; write your proxies' addresses"
             );
-            fault("server.trusted_proxies".into(), problem);
+            invalid("server.trusted_proxies".into(), problem);
         }
         for (key, problem) in self.out_of_bounds() {
-            fault(key, problem);
+            invalid(key, problem);
         }
         if let Some(problem) = level_fault(&self.log.level) {
-            fault(
+            invalid(
                 "log.level".into(),
                 format!("{problem}; write \"info\", or a filter such as \"info,doorbell=debug\""),
             );
         }
         if self.integrations.is_empty() {
-            fault("integrations".into(), "is empty; write at least one [[integrations]] table".into());
+            invalid("integrations".into(), "is empty; write at least one [[integrations]] table".into());
         }
         for (index, integration) in self.integrations.iter().enumerate() {
             let at = format!("integrations[{index}]");
-            for (field, problem) in integration.faults() {
-                fault(format!("{at}.{field}"), problem);
+            for (field, problem) in integration.invalid_values() {
+                invalid(format!("{at}.{field}"), problem);
             }
             let earlier = &self.integrations[..index];
             if earlier.iter().any(|other| other.name == integration.name) {
-                fault(
+                invalid(
                     format!("{at}.name"),
                     format!("{:?} is taken by an earlier integration; choose another", integration.name),
                 );
@@ -99,7 +99,7 @@ impl Config {
                 let looks_the_same =
                     |other: &Outbound| (other.realm(), other.client_id()) == (outbound.realm(), outbound.client_id());
                 if earlier.iter().any(|other| other.outbound.iter().any(looks_the_same)) {
-                    fault(
+                    invalid(
                         format!("{at}.{key}.client_id"),
                         "is the same as an earlier integration's, so a caller would not say which one it means; \
                          choose another"
@@ -110,7 +110,7 @@ impl Config {
             if !self.server.public_url.is_loopback() {
                 for (field, secret) in integration.secrets() {
                     if is_placeholder(secret.expose()) {
-                        fault(
+                        invalid(
                             format!("{at}.{field}"),
                             format!(
                                 "is the placeholder everybody knows, and server.public_url {} is no loopback address; \
@@ -122,7 +122,7 @@ impl Config {
                 }
             }
         }
-        faults
+        invalid_values
     }
 }
 
@@ -145,28 +145,28 @@ fn level_fault(level: &str) -> Option<String> {
 }
 
 impl Integration {
-    fn faults(&self) -> Vec<(String, String)> {
-        let mut faults = Vec::new();
-        let mut fault = |field: String, problem: &str| faults.push((field, problem.to_owned()));
+    fn invalid_values(&self) -> Vec<(String, String)> {
+        let mut invalid_values = Vec::new();
+        let mut invalid = |field: String, problem: &str| invalid_values.push((field, problem.to_owned()));
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let is_a_name = self.name.starts_with(|c: char| c.is_ascii_alphanumeric()) && self.name.chars().all(plain);
         if !is_a_name || self.name.len() > LONGEST_NAME {
-            fault(
+            invalid(
                 "name".into(),
                 "must be up to 100 letters, digits, '-', '_' and '.', beginning with a letter or digit; write something \
                  like \"my-product\"",
             );
         }
         if self.outbound.iter().next().is_none() {
-            fault("outbound".into(), "is empty; write at least one way in which the marketplace authenticates");
+            invalid("outbound".into(), "is empty; write at least one way in which the marketplace authenticates");
         }
         for (key, outbound) in self.outbound.keyed() {
-            for (field, problem) in outbound.faults() {
-                fault(format!("{key}.{field}"), &problem);
+            for (field, problem) in outbound.invalid_values() {
+                invalid(format!("{key}.{field}"), &problem);
             }
         }
         if self.outbound.iter().filter(|outbound| matches!(outbound, Outbound::Oauth2(_))).count() > 1 {
-            fault(
+            invalid(
                 "outbound".into(),
                 "has the kind oauth2 more than once; keep one, and give an older secret in previous_client_secret",
             );
@@ -174,11 +174,11 @@ impl Integration {
         for (field, secret) in self.secrets() {
             if let Some(problem) = text_fault(secret.expose()) {
                 let remedy = "write the secret, or name a file that holds it in the same key with _file";
-                fault(field, &format!("{problem}; {remedy}"));
+                invalid(field, &format!("{problem}; {remedy}"));
             }
         }
         if self.marketplaces.is_empty() {
-            fault("marketplaces".into(), "is empty; write at least one [[integrations.marketplaces]] table");
+            invalid("marketplaces".into(), "is empty; write at least one [[integrations.marketplaces]] table");
         }
         for (index, marketplace) in self.marketplaces.iter().enumerate() {
             let at = format!("marketplaces[{index}]");
@@ -193,38 +193,38 @@ impl Integration {
                 // An empty scope is none, which some marketplaces want.
                 let is_none = key == "scope" && text.is_empty();
                 if let Some(problem) = text_fault(text).filter(|_| !is_none) {
-                    fault(format!("{at}.inbound.{key}"), &format!("{problem}; write {remedy}"));
+                    invalid(format!("{at}.inbound.{key}"), &format!("{problem}; write {remedy}"));
                 }
             }
             if marketplace.base_url.as_str().len() > LONGEST_BASE_URL {
                 let problem = format!("is longer than {LONGEST_BASE_URL} bytes; write the marketplace's own address");
-                fault(format!("{at}.base_url"), &problem);
+                invalid(format!("{at}.base_url"), &problem);
             }
             let clear = |url: &BaseUrl| !(url.is_https() || url.is_loopback() || marketplace.allow_http);
             if clear(&marketplace.base_url) {
-                fault(
+                invalid(
                     format!("{at}.base_url"),
                     "is http:// and no loopback address, so secrets would travel in the clear; write https://, or set \
                      allow_http = true on this marketplace",
                 );
             }
             match BaseUrl::parse(&marketplace.token_url()) {
-                Err(error) => fault(format!("{at}.inbound.token_url"), &error.to_string()),
+                Err(error) => invalid(format!("{at}.inbound.token_url"), &error.to_string()),
                 Ok(url) if clear(&url) && !clear(&marketplace.base_url) => {
-                    fault(format!("{at}.inbound.token_url"), "is http:// and no loopback address; write https://");
+                    invalid(format!("{at}.inbound.token_url"), "is http:// and no loopback address; write https://");
                 }
                 Ok(_) => {}
             }
             let event = format!("{}/events/1", marketplace.base_url);
             if let Err(error) = EventUrl::parse(&event, [&marketplace.base_url]) {
                 let problem = format!("is one that no event can lie below ({error}); write it as the marketplace does");
-                fault(format!("{at}.base_url"), &problem);
+                invalid(format!("{at}.base_url"), &problem);
             }
             if self.marketplaces[..index].iter().any(|other| other.base_url == marketplace.base_url) {
-                fault(format!("{at}.base_url"), "is given twice in this integration; remove one");
+                invalid(format!("{at}.base_url"), "is given twice in this integration; remove one");
             }
         }
-        faults
+        invalid_values
     }
 
     fn secrets(&self) -> impl Iterator<Item = (String, &Secret)> {
