@@ -60,7 +60,7 @@ type IntrospectionResult = Result<Caller, AuthenticationError>;
 
 /// One integration's client at one identity provider.
 pub(super) struct Introspector {
-    integration: usize,
+    integration: Arc<str>,
     url: Endpoint,
     authorization: String,
     /// The same with the credentials as they are, where that differs: what an identity provider wants that compares them raw.
@@ -135,7 +135,7 @@ fn number(text: &str) -> Option<Number> {
 
 impl Introspector {
     pub(super) fn new(
-        integration: usize,
+        integration: Arc<str>,
         introspection: &Introspection,
         egress: &config::Egress,
         clock: Arc<dyn Clock>,
@@ -173,8 +173,8 @@ impl Introspector {
         })
     }
 
-    pub(super) const fn integration(&self) -> usize {
-        self.integration
+    pub(super) fn integration(&self) -> &str {
+        &self.integration
     }
 
     /// The caller that shows `token`, if the provider called it good within the last minute. It is asked again in good
@@ -184,7 +184,7 @@ impl Introspector {
         let now = self.clock.read();
         let mut memory = self.memory();
         let good = memory.good.get_mut(&fingerprint).filter(|good| good.is_good_at(now.monotonic, now.wall))?;
-        let caller = good.caller;
+        let caller = good.caller.clone();
         if good.refreshed_from <= now.monotonic {
             good.refreshed_from = now.monotonic.plus(REFRESHED_AGAIN_AFTER);
             if !memory.asked_about.contains_key(&fingerprint)
@@ -224,7 +224,7 @@ impl Introspector {
         };
         let unavailable = AuthenticationError::Unavailable;
         let verdict = tokio::select! {
-            told = verdict.wait_for(Option::is_some) => told.ok().and_then(|told| *told).unwrap_or(Err(unavailable)),
+            told = verdict.wait_for(Option::is_some) => told.ok().and_then(|told| told.clone()).unwrap_or(Err(unavailable)),
             () = self.clock.sleep(PATIENCE) => {
                 self.warn("introspection_slow", "it does not answer in time");
                 Err(unavailable)
@@ -276,9 +276,12 @@ impl Introspector {
         let mut memory = self.memory();
         match ends {
             Ok(ends) => {
-                let caller = Caller { integration: self.integration };
+                let caller = Caller { integration: Arc::clone(&self.integration) };
                 memory.bad.pop(&fingerprint);
-                memory.good.put(fingerprint, Good { caller, asked, ends, refreshed_from: asked.plus(REFRESHED_AFTER) });
+                memory.good.put(
+                    fingerprint,
+                    Good { caller: caller.clone(), asked, ends, refreshed_from: asked.plus(REFRESHED_AFTER) },
+                );
                 Ok(caller)
             }
             Err(error) => {

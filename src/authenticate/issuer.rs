@@ -130,9 +130,9 @@ impl Issuer {
         // Expiry is compared with the clock we are given.
         validation.validate_exp = false;
         let (mut clients, mut grants) = (Vec::new(), Vec::new());
-        for (place, integration) in config.integrations.iter().enumerate() {
+        for integration in &config.integrations {
             if let Some(oauth2) = integration.outbound.oauth2() {
-                clients.push(Client::new(place, &oauth2.client));
+                clients.push(Client::new(integration.name.as_str().into(), &oauth2.client));
                 grants.push(Grant::of(oauth2));
             }
         }
@@ -238,7 +238,7 @@ impl Issuer {
         if end <= now {
             return Err(AuthenticationError::Expired);
         }
-        self.verified.keep(token, (found, keys.version), end);
+        self.verified.keep(token, (found.clone(), keys.version), end);
         if found.is_ok() {
             self.waiting.proved(address);
         }
@@ -273,7 +273,7 @@ impl Issuer {
         let place = self.clients.iter().position(|client| client.id == claims.sub).ok_or(invalid)?;
         let carries = |scope: &str| claims.scope.split(' ').any(|carried| carried == scope);
         let found = if self.grants[place].needs().into_iter().all(carries) {
-            Ok(Caller { integration: self.clients[place].integration })
+            Ok(Caller { integration: Arc::clone(&self.clients[place].integration) })
         } else {
             Err(AuthenticationError::Scope)
         };
@@ -470,9 +470,9 @@ mod tests {
     async fn a_token_is_good_until_its_end_and_not_a_second_longer() {
         let issuer = issuer().await;
         let token = token(&issuer, NOW);
-        assert_eq!(issuer.verify(&token, HERE, NOW).await, Ok(Caller { integration: 0 }));
+        assert_eq!(issuer.verify(&token, HERE, NOW).await, Ok(Caller { integration: "default".into() }));
         let last = NOW.plus(Duration::from_secs(3599));
-        assert_eq!(issuer.recall(&token, last), Some(Ok(Caller { integration: 0 })));
+        assert_eq!(issuer.recall(&token, last), Some(Ok(Caller { integration: "default".into() })));
         assert!(issuer.verify(&token, HERE, last).await.is_ok());
         let end = last.plus(Duration::from_secs(1));
         assert_eq!(issuer.recall(&token, end), None);

@@ -49,7 +49,7 @@ impl ProviderKeys {
 
 /// One integration's client at one identity provider.
 pub(super) struct JwtVerifier {
-    integration: usize,
+    integration: Arc<str>,
     issuer: String,
     algorithms: Vec<Algorithm>,
     rules: Rules,
@@ -59,7 +59,7 @@ pub(super) struct JwtVerifier {
 }
 
 impl JwtVerifier {
-    pub(super) fn new(integration: usize, jwt: &Jwt, keys: Arc<ProviderKeys>) -> Self {
+    pub(super) fn new(integration: Arc<str>, jwt: &Jwt, keys: Arc<ProviderKeys>) -> Self {
         let rules = Rules {
             client_id: jwt.client_id.clone(),
             client_id_claim: jwt.client_id_claim,
@@ -77,8 +77,8 @@ impl JwtVerifier {
         }
     }
 
-    pub(super) const fn integration(&self) -> usize {
-        self.integration
+    pub(super) fn integration(&self) -> &str {
+        &self.integration
     }
 
     /// Who issues the tokens that are verified here.
@@ -126,8 +126,8 @@ impl JwtVerifier {
         let end = claims.end().ok_or(invalid)?;
         claims.check(&self.rules, now)?;
         self.keys.waiting.proved(address);
-        let caller = Caller { integration: self.integration };
-        self.verified.keep(token, (caller, version), end);
+        let caller = Caller { integration: Arc::clone(&self.integration) };
+        self.verified.keep(token, (caller.clone(), version), end);
         Ok(caller)
     }
 }

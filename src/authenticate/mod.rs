@@ -61,16 +61,16 @@ const RELOAD_OWN_EVERY: Duration = Duration::from_secs(10);
 /// A caller that proved who it is, and the integration it may notify.
 ///
 /// Only this module makes one, so nothing behind it can be reached without authentication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    integration: usize,
+    integration: Arc<str>,
 }
 
 impl Caller {
-    /// Place of the caller's integration in the configuration.
+    /// The name of the caller's integration.
     #[must_use]
-    pub const fn integration(&self) -> usize {
-        self.integration
+    pub fn integration(&self) -> &str {
+        &self.integration
     }
 }
 
@@ -195,7 +195,8 @@ impl Authenticator {
         let issuer = Issuer::open(config, Arc::clone(&secrets), Arc::clone(&clock)).await?;
         let (mut verifiers, mut introspectors, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let mut sources = HashMap::new();
-        for (place, integration) in config.integrations.iter().enumerate() {
+        for integration in &config.integrations {
+            let name = || Arc::from(integration.name.as_str());
             for outbound in integration.outbound.iter() {
                 match outbound {
                     Outbound::Jwt(jwt) => {
@@ -208,13 +209,13 @@ impl Authenticator {
                                 Arc::clone(new.insert(Arc::new(ProviderKeys::new(source, Arc::clone(&clock)))))
                             }
                         };
-                        verifiers.push(JwtVerifier::new(place, jwt, keys));
+                        verifiers.push(JwtVerifier::new(name(), jwt, keys));
                     }
                     Outbound::Introspection(introspection) => {
                         let clock = Arc::clone(&clock);
-                        introspectors.push(Arc::new(Introspector::new(place, introspection, &config.egress, clock)?));
+                        introspectors.push(Arc::new(Introspector::new(name(), introspection, &config.egress, clock)?));
                     }
-                    Outbound::Basic(client) => names.push(Client::new(place, client)),
+                    Outbound::Basic(client) => names.push(Client::new(name(), client)),
                     // The issuer and the verifier of signatures look for theirs themselves.
                     Outbound::Oauth2(_) | Outbound::Oauth1(_) => {}
                 }
@@ -293,7 +294,7 @@ impl Authenticator {
     }
 
     /// Whether each identity provider answers: which integration's and of what kind, and what was found.
-    pub async fn check(&self) -> Vec<(usize, &'static str, Result<String, String>)> {
+    pub async fn check(&self) -> Vec<(&str, &'static str, Result<String, String>)> {
         let mut findings = Vec::new();
         for verifier in &self.verifiers {
             findings.push((verifier.integration(), "jwt", verifier.keys().source().check().await));
@@ -376,8 +377,9 @@ impl Authenticator {
         let mut verdicts = Vec::new();
         while let Some(verdict) = asked.join_next().await {
             let verdict = verdict.unwrap_or(Err(AuthenticationError::Unavailable));
+            let is_good = verdict.is_ok();
             verdicts.push(verdict);
-            if verdict.is_ok() {
+            if is_good {
                 break;
             }
         }
@@ -390,7 +392,7 @@ impl Authenticator {
         }
         let name = &credentials.name;
         let client = proven(&self.names, name, credentials.password.expose_secret());
-        let proof = client.map(|client| (client.id.as_str(), Caller { integration: client.integration }));
+        let proof = client.map(|client| (client.id.as_str(), Caller { integration: Arc::clone(&client.integration) }));
         self.throttle.judge(address, name, proof).map_err(|refused| match refused {
             Refused::Wrong => AuthenticationError::WrongSecret,
             Refused::TooManyFailures { retry_after } => AuthenticationError::TooManyFailures { retry_after },

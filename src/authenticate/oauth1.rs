@@ -65,10 +65,10 @@ impl SignatureVerifier {
     /// A verifier for the integrations with the kind `oauth1`; none, if there are none.
     pub(super) fn new(config: &Config, secrets: Arc<dyn Secrets>) -> Option<Self> {
         let mut clients = Vec::new();
-        for (place, integration) in config.integrations.iter().enumerate() {
+        for integration in &config.integrations {
             for outbound in integration.outbound.iter() {
                 if let Outbound::Oauth1(client) = outbound {
-                    clients.push(Client::new(place, client));
+                    clients.push(Client::new(integration.name.as_str().into(), client));
                 }
             }
         }
@@ -120,7 +120,11 @@ impl SignatureVerifier {
             tracing::error!(%error, "a nonce cannot be noted, so the notification is not taken");
             AuthenticationError::Unavailable
         })?;
-        if first_use { Ok(Caller { integration: signer.integration }) } else { Err(AuthenticationError::Replayed) }
+        if first_use {
+            Ok(Caller { integration: Arc::clone(&signer.integration) })
+        } else {
+            Err(AuthenticationError::Replayed)
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{Secret, SharedSecret};
@@ -5,13 +7,13 @@ use crate::config::{Secret, SharedSecret};
 /// A client that proves itself by a secret we know too.
 pub(super) struct Client {
     /// The integration it notifies.
-    pub(super) integration: usize,
+    pub(super) integration: Arc<str>,
     pub(super) id: String,
     secrets: Vec<Secret>,
 }
 
 impl Client {
-    pub(super) fn new(integration: usize, client: &SharedSecret) -> Self {
+    pub(super) fn new(integration: Arc<str>, client: &SharedSecret) -> Self {
         let secrets = std::iter::once(&client.client_secret).chain(&client.previous_client_secret).cloned();
         Self { integration, id: client.client_id.clone(), secrets: secrets.collect() }
     }

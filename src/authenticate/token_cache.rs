@@ -16,7 +16,7 @@ pub(super) struct TokenCache<T> {
     tokens: Mutex<LruCache<String, (T, Timestamp)>>,
 }
 
-impl<T: Copy> TokenCache<T> {
+impl<T: Clone> TokenCache<T> {
     pub(super) fn new() -> Self {
         Self { tokens: Mutex::new(LruCache::new(REMEMBERED)) }
     }
@@ -24,9 +24,9 @@ impl<T: Copy> TokenCache<T> {
     /// What was found out about `token`, if that still holds at `now`.
     pub(super) fn recall(&self, token: &str, now: Timestamp) -> Option<T> {
         let mut tokens = self.tokens();
-        let (found, until) = *tokens.get(token)?;
-        if until > now {
-            return Some(found);
+        let (found, until) = tokens.get(token)?;
+        if *until > now {
+            return Some(found.clone());
         }
         tokens.pop(token);
         None

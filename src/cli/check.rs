@@ -119,8 +119,7 @@ async fn check_providers(config: &Config) -> Vec<Finding> {
         Ok(authenticator) => authenticator,
         Err(error) => return vec![Finding::of("identity providers", Err(error.to_string()))],
     };
-    let finding = |(place, kind, found): (usize, &str, _)| {
-        Finding::of(format!("{}: outbound {kind}", config.integrations[place].name), found)
-    };
+    let finding =
+        |(integration, kind, found): (&str, &str, _)| Finding::of(format!("{integration}: outbound {kind}"), found);
     authenticator.check().await.into_iter().map(finding).collect()
 }

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 use url::{Url, form_urlencoded};
 
 /// Words that make the name they stand in that of a credential, wherever they stand in it.
-const TELLING: [&str; 28] = [
+const TELLING: [&str; 32] = [
     "token",
     "secret",
     "password",
@@ -14,6 +14,10 @@ const TELLING: [&str; 28] = [
     "passphrase",
     "passcode",
     "passwort",
+    "passwrd",
+    "accesscode",
+    "authcode",
+    "wresult",
     "kennwort",
     "apikey",
     "accesskey",
@@ -37,14 +41,18 @@ const TELLING: [&str; 28] = [
     "nonce",
 ];
 /// Words that do so only where they stand alone, as `mac` does in `x-mac`, and not in `machine`.
-const TELLING_ALONE: [&str; 20] = [
-    "pwd", "pw", "pword", "pass", "pin", "otp", "totp", "pat", "tok", "mac", "sid", "sas", "sigv", "sigs", "keys",
-    "creds", "authn", "authz", "digest", "refresh",
+const TELLING_ALONE: [&str; 22] = [
+    "pword", "psw", "pswd", "psk", "pin", "otp", "totp", "pat", "mac", "sas", "sigv", "sigs", "sgn", "signed", "secr",
+    "sess", "codes", "creds", "authn", "authz", "digest", "refresh",
 ];
 /// Words that do so at the end of another one as well, as `sig` does in `x-sig`, `urlSig` and `URLSIG`, and not in `signal`.
-const TELLING_AT_THE_END: [&str; 4] = ["auth", "cred", "key", "sig"];
+const TELLING_AT_THE_END: [&str; 12] =
+    ["auth", "cred", "key", "keys", "sig", "sign", "pwd", "pw", "pass", "tok", "sid", "ticket"];
 /// Words that end so and mean something else.
-const HARMLESS: [&str; 8] = ["donkey", "hockey", "jockey", "monkey", "sacred", "turkey", "turnkey", "whiskey"];
+const HARMLESS: [&str; 17] = [
+    "assign", "bypass", "campaign", "compass", "cosign", "design", "donkey", "hockey", "jockey", "monkey", "redesign",
+    "resign", "sacred", "tiktok", "turkey", "turnkey", "whiskey",
+];
 /// Names that are a credential's only as a whole: `editionCode` and `state` of a country are none.
 const WHOLE: [&str; 6] = ["code", "authcode", "verifier", "codeverifier", "ticket", "hash"];
 
@@ -205,6 +213,18 @@ mod tests {
             "authz",
             "basicauth",
             "to\u{212a}en",
+            "sign",
+            "signed",
+            "dbpass",
+            "userpw",
+            "adminpwd",
+            "accesscode",
+            "authcode2",
+            "reftok",
+            "mysid",
+            "loginticket",
+            "licencekeys",
+            "wresult",
         ] {
             assert!(is_credential(name, "x"), "{name}");
         }
@@ -239,6 +259,7 @@ mod tests {
             "status",
             "partner",
             "compass",
+            "campaign",
             "machine",
             "region",
             "pinned",

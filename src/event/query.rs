@@ -308,7 +308,8 @@ fn is_before_event_url(rest: &str) -> bool {
 
 /// A query whose `eventUrl` is a parameter of its own, where it was joined to another one; nothing if it was not.
 fn rejoined(query: &str) -> Option<String> {
-    let mut joined = query.to_owned();
+    // Once one stands for a separator all do.
+    let mut joined = query.replace("&amp;", "&").replace("&#38;", "&");
     for mark in MARKS {
         while let Some((at, _)) =
             joined.match_indices(mark).find(|(at, _)| is_before_event_url(&joined[at + mark.len()..]))
@@ -496,6 +497,7 @@ mod tests {
             "lang=en%26eventUrl=https://m/e/1%3Fa=b",
             "lang=en;eventUrl=https://m/e/1%3Fa=b",
             "lang=en&#38;eventUrl=https://m/e/1%3Fa=b",
+            "lang=en&amp;code=s3cret&amp;eventUrl=https://m/e/1%3Fa=b",
             "lang=en&eventUrl={eventUrl}?eventUrl=https://m/e/1%3Fa=b",
             "lang=en&eventUrl=?eventUrl=https://m/e/1%3Fa=b",
             "lang=en&eventUrl=&amp;eventUrl=https://m/e/1%3Fa=b",

@@ -108,7 +108,7 @@ pub(super) async fn no_such_route(listener: web::Data<PublicListener>, request: 
         && let Some(times) = listener.log.admit("no_such_route")
     {
         let path: String = without_values(path).chars().take(MAX_LOGGED_PATH).collect();
-        let integration = &listener.integrations[caller.integration()].name;
+        let integration = caller.integration();
         tracing::warn!(
             integration,
             path,
@@ -172,7 +172,7 @@ async fn receive(
             Ok(format.giving(&result, given))
         }
         Err(error) => {
-            listener.name_in_log(*caller, request, &error);
+            listener.name_in_log(caller, request, &error);
             Err(ErrorResponse::new(error, format))
         }
     }
@@ -188,7 +188,8 @@ impl PublicListener {
         is_head: bool,
     ) -> Result<Answer, ReceiveError> {
         let NotificationQuery { event_url, parameters, oddity } = NotificationQuery::parse(query)?;
-        let integration = &self.integrations[caller.integration()];
+        let integration = self.integrations.iter().find(|integration| integration.name == caller.integration());
+        let integration = integration.ok_or(AuthenticationError::Invalid)?;
         let everybodys = self.integrations.iter().flat_map(|Integration { marketplaces, .. }| marketplaces);
         let url = EventUrl::parse_among(&event_url, &integration.marketplaces, everybodys)
             .map_err(|error| foreign_or_other(self, &event_url, error))?;
@@ -388,7 +389,7 @@ impl PublicListener {
     }
 
     /// Logs, for the operator, what a marketplace with good credentials is set up wrongly in.
-    fn name_in_log(&self, caller: Caller, request: &HttpRequest, error: &ReceiveError) {
+    fn name_in_log(&self, caller: &Caller, request: &HttpRequest, error: &ReceiveError) {
         let kind = match error {
             ReceiveError::Query(error) => error.name(),
             ReceiveError::EventUrl(EventUrlError::Foreign(_)) => "event_url_foreign",
@@ -398,7 +399,7 @@ impl PublicListener {
             ReceiveError::Caller(_) | ReceiveError::NotRecorded(_) | ReceiveError::LimitExceeded(_) => return,
         };
         if let Some(times) = self.log.admit(kind) {
-            let integration = &self.integrations[caller.integration()].name;
+            let integration = caller.integration();
             let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
             tracing::warn!(integration, path, error = kind, times, "a notification is not taken: {error}");
         }
