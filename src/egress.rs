@@ -175,7 +175,7 @@ impl Egress {
         *response.headers_mut() = std::mem::take(answer.headers_mut());
         let is_content_wanted = response.status().is_success() && !is_status_only;
         let content = async {
-            if is_content_wanted {
+            if !is_status_only {
                 return self.content(answer, response.headers()).await;
             }
             // Whoever has said its status is not waited for: what comes at once is read, so that the connection is of use.

@@ -2,7 +2,7 @@
 //!
 //! A marketplace notifies a vendor of an event: somebody bought, changed, cancelled, was given a seat. Doorbell
 //! authenticates the notification, makes it durable, and only then answers. Then it reads the event, runs the
-//! vendor's product logic once, and reports what came of it, however often processes die, networks fail or
+//! vendor's product logic until that has an outcome, and reports it, however often processes die, networks fail or
 //! notifications repeat.
 //!
 //! ```text

@@ -278,3 +278,10 @@ fn the_code_speaks_the_fields_language() {
         }
     }
 }
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "src/{path} begins without a //! line");
+    }
+}

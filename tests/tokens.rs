@@ -346,6 +346,9 @@ async fn a_raw_secret_is_found_out_whatever_the_refusal_looks_like_and_while_eve
         Twist::Say(400, vec![JSON], br#"{"error": "Bad credentials"}"#.to_vec()),
         Twist::Say(200, vec![JSON], br#"{"error": "Bad credentials"}"#.to_vec()),
         Twist::Say(400, vec![("Content-Type", FORM)], b"error=invalid_client".to_vec()),
+        Twist::Say(200, vec![JSON], br#"{"access_token": null, "error": "invalid_client"}"#.to_vec()),
+        Twist::Say(200, vec![JSON], br#"{"access_token": "", "error": "invalid_client"}"#.to_vec()),
+        Twist::Say(500, vec![("Content-Type", "text/plain")], b"error: invalid_client".to_vec()),
     ] {
         let marketplace = Marketplace::start().await;
         marketplace.with(|state| {

@@ -1,3 +1,5 @@
+//! Clients that prove themselves by a name and a secret.
+
 use std::sync::Arc;
 
 use subtle::{Choice, ConstantTimeEq};

@@ -1,3 +1,5 @@
+//! What was found out about bearer tokens, so that each is looked into once.
+
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,3 +1,5 @@
+//! `integrations[].answer`: which events are answered with their result.
+
 use std::collections::HashMap;
 use std::fmt;
 

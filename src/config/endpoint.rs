@@ -1,3 +1,5 @@
+//! An address that is called as it is written.
+
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};

@@ -1,3 +1,5 @@
+//! The two listeners and their limits.
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

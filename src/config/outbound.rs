@@ -1,3 +1,5 @@
+//! `[integrations.outbound]`: how the marketplace authenticates to us.
+
 use std::time::Duration;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};

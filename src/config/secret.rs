@@ -1,3 +1,5 @@
+//! A configured secret, which no log or error shows.
+
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};

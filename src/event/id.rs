@@ -1,3 +1,5 @@
+//! The name of an event: a function of integration and event URL.
+
 use std::fmt;
 use std::str::FromStr;
 

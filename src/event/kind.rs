@@ -1,3 +1,5 @@
+//! Types and flags of events, by their wire names.
+
 /// Declares an enum of wire values that stays open: a value nobody has seen yet is kept as its text.
 ///
 /// The wire's enumerations grow without notice; an event must never be refused for a new word.

@@ -1,3 +1,5 @@
+//! A notification that was checked and can be recorded.
+
 use super::{EventId, EventType, EventUrl};
 use crate::clock::Timestamp;
 

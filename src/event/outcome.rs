@@ -1,3 +1,5 @@
+//! What an event came to, as the marketplace is told.
+
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 

@@ -1,3 +1,5 @@
+//! The query of a notification, read leniently where no doubt is left.
+
 use std::borrow::Cow;
 use std::fmt;
 

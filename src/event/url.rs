@@ -1,3 +1,5 @@
+//! Event URLs and the marketplaces they lie in.
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! The handler behind `handler.kind = "accept"`.
+
 use async_trait::async_trait;
 
 use super::{

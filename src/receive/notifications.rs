@@ -1,3 +1,5 @@
+//! The notification routes: check the event URL, record, answer.
+
 use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderValue};
 use actix_web::http::{Method, StatusCode};

@@ -1,5 +1,6 @@
 //! Handing events to workers, and taking what comes of them.
 
+use std::iter;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,6 +33,14 @@ impl SledStore {
         tracing::error!(number = sequence, %error, "an event is left alone until it can be read");
         Ok(None)
     }
+
+    fn give_back(&self, leases: impl Iterator<Item = Lease>) {
+        let mut scheduler = lock(&self.lookup.scheduler);
+        for lease in leases {
+            scheduler.give_back(&lease);
+            lease.end();
+        }
+    }
 }
 
 fn step(claim: &Claim, change: Change, body: Option<&[u8]>, now: Now) -> Step {
@@ -50,12 +59,17 @@ impl Queue for SledStore {
                 next.take(limit - claims.len()).collect()
             };
             let are_all = taken.is_empty();
-            for Claimed { lease, was_lost } in taken {
+            let mut taken = taken.into_iter();
+            while let Some(Claimed { lease, was_lost }) = taken.next() {
                 match self.claimed_record(&lease) {
                     Ok(Some(record)) => claims.push(Claim { record: Arc::new(record), lease, step: 0, was_lost }),
                     Ok(None) => {}
-                    Err(error) if claims.is_empty() => return Err(error),
-                    Err(_) => return Ok(Claims { claims, idle_until: Some(now.monotonic) }),
+                    Err(error) => {
+                        // Nobody has worked on these: none of them counts as an attempt.
+                        self.give_back(iter::once(lease).chain(taken.map(|claimed| claimed.lease)));
+                        let some = Claims { claims, idle_until: Some(now.monotonic) };
+                        return if some.claims.is_empty() { Err(error) } else { Ok(some) };
+                    }
                 }
             }
             if are_all || claims.len() == limit {
@@ -87,8 +101,7 @@ impl Queue for SledStore {
     }
 
     async fn release(&self, lease: Lease, _: Now) -> Result<(), StoreError> {
-        lock(&self.lookup.scheduler).give_back(&lease);
-        lease.end();
+        self.give_back(iter::once(lease));
         self.kept.wakeup.notify_one();
         Ok(())
     }
