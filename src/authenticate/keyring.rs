@@ -252,7 +252,8 @@ impl Keyring {
     /// Reads the keys again.
     pub(super) async fn reload(&self) -> Result<(), KeyringError> {
         let known = self.current();
-        let held = self.secrets.create(NAME, known.held.clone()).await?;
+        // A plain read: a disk that takes no writes keeps no token from being looked into.
+        let held = self.secrets.get(NAME).await?.ok_or(KeyringError::Damaged)?;
         if held.expose_secret() != known.held.expose_secret() {
             self.set(Keys::read(held)?);
         }
