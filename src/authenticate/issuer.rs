@@ -358,6 +358,9 @@ mod tests {
     impl Secrets for Counted {
         async fn get(&self, name: &str) -> Result<Option<SecretSlice<u8>>, StoreError> {
             self.reads.fetch_add(1, Ordering::SeqCst);
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(StoreError::Unavailable("the disk is gone".to_owned()));
+            }
             self.store.get(name).await
         }
 

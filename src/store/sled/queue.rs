@@ -52,6 +52,10 @@ fn step(claim: &Claim, change: Change, body: Option<&[u8]>, now: Now) -> Step {
 impl Queue for SledStore {
     async fn claim(&self, limit: usize, saturated: &[String], now: Now) -> Result<Claims, StoreError> {
         let mut claims = Vec::new();
+        // What a failed store reads may never have become durable.
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
         loop {
             let taken: Vec<_> = {
                 let mut scheduler = lock(&self.lookup.scheduler);

@@ -348,7 +348,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{ManualClock, Moment, SystemClock};
-    use crate::store::conformance::{at, claim, dead, fetched, notification, record};
+    use crate::store::conformance::{at, claim, dead, fetched, notification, proceed, record};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -387,6 +387,27 @@ mod tests {
             }
         };
         tokio::time::timeout(PATIENCE, opened).await.expect("is opened");
+    }
+
+    #[tokio::test]
+    async fn an_earlier_event_of_an_account_waits_for_the_one_that_is_held_over_a_store_that_is_opened_again_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(&directory);
+        for token in ["1", "2"] {
+            store.record(&notification(token), at(0)).await.expect("recorded");
+        }
+        let first = claim(&store, at(0)).await.expect("one event");
+        let first = proceed(&store, first, &fetched(Some("a"), b"{}"), at(0)).await;
+        store.settle(first, &dead("over"), at(0)).await.expect("settled");
+        let second = claim(&store, at(0)).await.expect("the other");
+        let second = proceed(&store, second, &fetched(Some("a"), b"{}"), at(0)).await;
+        store.amend(notification("1").id(), OperatorAction::Rerun, at(1)).await.expect("run again");
+        assert!(claim(&store, at(2)).await.is_none(), "the second one runs");
+        fail(&store).await;
+        assert!(claim(&store, at(2)).await.is_none(), "it still does");
+        store.settle(second, &dead("over"), at(3)).await.expect("settled");
+        let first = claim(&store, at(3)).await.expect("its turn");
+        assert_eq!(first.event().id, notification("1").id());
     }
 
     #[tokio::test]

@@ -275,7 +275,9 @@ fn prepare_amend(
         Ok((sequence, record, was_unfinished)) => Box::new(move |durable, scheduler| {
             match &durable {
                 Ok(()) => scheduler.amended(sequence, &record, was_unfinished, now),
-                Err(_) => scheduler.release(sequence, record.due_from(now)),
+                Err(_) if was_unfinished => scheduler.release(sequence, record.due_from(now)),
+                // It was locked for nobody: who holds it now holds it for another step.
+                Err(_) => {}
             }
             let _ = reply.send(durable.map(|()| record));
         }),

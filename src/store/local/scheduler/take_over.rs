@@ -33,6 +33,11 @@ impl Scheduler {
                 self.marketplaces[marketplace].read_until(sequence, until);
             }
             self.hold_account(sequence);
+            // An earlier event of the account that was on offer waits for this one, as it did before (G5).
+            let account = self.entries.get(&sequence).and_then(|entry| entry.account.as_ref());
+            if let Some(first) = self.accounts.first(account).filter(|first| *first != sequence) {
+                self.withdraw(first);
+            }
         }
     }
 }
