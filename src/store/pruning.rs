@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::error::StoreError;
-use super::history::{Filter, History};
+use super::history::{Filter, History, Pruned};
 use super::retention::Retention;
 use crate::clock::{Clock, Moment, Timestamp};
 
@@ -14,6 +14,8 @@ use crate::clock::{Clock, Moment, Timestamp};
 const STEP: usize = 128;
 /// The pause between two steps: in all more can go in a second than is ever delivered in one.
 const PAUSE: Duration = Duration::from_millis(25);
+/// The pause between two looks that find nothing to remove: there is no hurry, and whoever records an event comes first.
+const PAUSE_OF_SEARCH: Duration = Duration::from_millis(200);
 /// How long nothing is looked for once nothing was found, at most: a tenth of the time that events are kept.
 const REST: Duration = Duration::from_mins(10);
 
@@ -28,8 +30,9 @@ pub async fn prune_from_time_to_time(
     let mut known: Option<(Retention, Moment)> = None;
     while !stop.is_cancelled() {
         let pause = match step(&store, &*clock, keep, &mut known).await {
-            Ok(true) => PAUSE,
-            Ok(false) => rest,
+            Ok(Step::Removed) => PAUSE,
+            Ok(Step::Searched) => PAUSE_OF_SEARCH.min(rest),
+            Ok(Step::Through) => rest,
             Err(error) => {
                 tracing::warn!(%error, "old events could not be removed");
                 rest
@@ -42,13 +45,23 @@ pub async fn prune_from_time_to_time(
     }
 }
 
-/// Removes some; says whether there may be more.
+/// What one step of retention came to.
+enum Step {
+    /// Events are gone, and there may be more.
+    Removed,
+    /// Nothing was found yet, and there is more to look at.
+    Searched,
+    /// There is nothing more to look at for now.
+    Through,
+}
+
+/// Removes some; says what that came to.
 async fn step(
     store: &Arc<dyn History>,
     clock: &dyn Clock,
     keep: Duration,
     known: &mut Option<(Retention, Moment)>,
-) -> Result<bool, StoreError> {
+) -> Result<Step, StoreError> {
     let now = clock.read();
     let is_first = known.is_none();
     let (mut retention, since) = match known.take() {
@@ -76,7 +89,11 @@ async fn step(
     if is_first || pruned.is_through {
         store.note_retention(retention).await?;
     }
-    Ok(!pruned.is_through)
+    Ok(match pruned {
+        Pruned { is_through: true, .. } => Step::Through,
+        Pruned { removed: 0, .. } => Step::Searched,
+        Pruned { .. } => Step::Removed,
+    })
 }
 
 /// Where retention has come to, or, in a store that never noted it, when its newest event was recorded.
@@ -187,7 +204,10 @@ mod tests {
         let mut known = None;
         for passing in passing {
             clock.advance(*passing);
-            while step(&(Arc::clone(store) as _), clock, keep, &mut known).await.expect("answers") {}
+            while !matches!(
+                step(&(Arc::clone(store) as _), clock, keep, &mut known).await.expect("answers"),
+                Step::Through
+            ) {}
         }
     }
 
