@@ -35,7 +35,7 @@ impl Secrets for SledStore {
         if bytes > MAX_EXPIRING_BYTES {
             return Err(StoreError::TooLong(bytes));
         }
-        self.write(|reply| Write::PutPassing((key, until), value, now, reply)).await
+        self.write(|reply| Write::PutExpiring((key, until), value, now, reply)).await
     }
 
     async fn take(
@@ -44,6 +44,6 @@ impl Secrets for SledStore {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<SecretSlice<u8>>, StoreError> {
-        self.write(|reply| Write::TakePassing((key, until), now, reply)).await
+        self.write(|reply| Write::TakeExpiring((key, until), now, reply)).await
     }
 }

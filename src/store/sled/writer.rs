@@ -46,8 +46,8 @@ pub(super) enum Write {
     Import(Vec<(StoredEvent, Vec<u8>)>, Now, Reply<usize>),
     CreateSecret(String, SecretSlice<u8>, Reply<SecretSlice<u8>>),
     ReplaceSecret(String, SecretSlice<u8>, SecretSlice<u8>, Reply<bool>),
-    PutPassing(([u8; 16], Timestamp), SecretSlice<u8>, Timestamp, Reply<bool>),
-    TakePassing(([u8; 16], Timestamp), Timestamp, Reply<Option<SecretSlice<u8>>>),
+    PutExpiring(([u8; 16], Timestamp), SecretSlice<u8>, Timestamp, Reply<bool>),
+    TakeExpiring(([u8; 16], Timestamp), Timestamp, Reply<Option<SecretSlice<u8>>>),
     /// Answered with nothing until all are counted: some are with each of these.
     Count(Reply<Option<Counts>>),
     /// Nothing, behind everything that was asked before.
@@ -190,10 +190,10 @@ impl Writer {
             Write::ReplaceSecret(name, held, fresh, reply) => {
                 group.prepare(reply, |group| preparer.replace_secret(group, &name, &held, fresh));
             }
-            Write::PutPassing(name, value, now, reply) => {
+            Write::PutExpiring(name, value, now, reply) => {
                 group.prepare(reply, |group| preparer.put_expiring(group, name, value, now));
             }
-            Write::TakePassing(name, now, reply) => {
+            Write::TakeExpiring(name, now, reply) => {
                 group.prepare(reply, |group| preparer.take_expiring(group, name, now));
             }
             Write::Count(reply) => {
